@@ -1,0 +1,182 @@
+r"""What an estimator returns, and what all estimators share: the free phase and the contraction of phases.
+
+The gradient is $\nabla_\theta$ of the batch mean of $\sum_k w_k\,\mathrm{expect}(F_k)$ with the states held fixed:
+one reverse pass for the whole batch, never a gradient per example.
+"""
+
+import abc
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Inexact, PRNGKeyArray, PyTree
+
+from eqprop.cost import Cost
+from eqprop.equilibrium import RESULT, AbstractEquilibrium
+from eqprop.settle.base import Solver, check_energy
+from eqprop.system import System
+
+__all__ = ["Estimate", "Estimator", "batch_size", "check_batch", "free_phase", "map_batch", "mean_gradient", "value_and_outputs"]
+
+
+class Estimate(eqx.Module):
+    """A gradient with the evidence for it. The leading axis of batched fields is the example."""
+
+    value: Inexact[Array, ""]
+    """Mean cost over the settled examples, at the free equilibrium."""
+    gradient: PyTree
+    """A tree like the system (None where nothing is trained): the gradient of `value`."""
+    outputs: PyTree
+    """The system's outputs at the free equilibrium. [batch, ...]"""
+    result: RESULT
+    """How each example ended. [batch]"""
+    free: AbstractEquilibrium
+    """The free phases. [batch]"""
+    nudged: AbstractEquilibrium | None
+    """The nudged phases, where there are any. [phase, batch]"""
+
+    @property
+    def settled(self) -> Bool[Array, " batch"]:
+        """Which examples settled in all phases; only these count in `value` and `gradient`."""
+        return self.result == RESULT.settled
+
+
+class Estimator(eqx.Module):
+    """Turns a few equilibria of a batch into the gradient of the mean cost."""
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        system: System,
+        cost: Cost,
+        inputs: PyTree,
+        targets: PyTree,
+        *,
+        start: PyTree | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Estimate:
+        """Estimate the gradient on a batch.
+
+        Args:
+            system: The system; its inexact arrays are differentiated.
+            cost: What is wanted of the output.
+            inputs: Inputs, leading axis the batch.
+            targets: Targets, leading axis the batch.
+            start: States to begin the free phase at, leading axis the batch; `initial_state` by default.
+            key: Random key, where the physics or the rule is random.
+
+        Returns:
+            The estimate.
+
+        Raises:
+            ValueError: if shapes do not fit, or inputs or targets hold NaN.
+        """
+
+
+def map_batch(fn: Callable, solver: Solver) -> Callable:
+    """`fn` over the leading axis of all arguments: by `vmap`, or one after the other for a solver on the host."""
+    if not solver.host:
+        return jax.vmap(fn)
+
+    def one_by_one(*arguments):
+        count = jax.tree.leaves(arguments)[0].shape[0]
+        results = [fn(*jax.tree.map(lambda leaf, i=i: leaf[i], arguments)) for i in range(count)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+    return one_by_one
+
+
+def free_phase(
+    system: System,
+    solver: Solver,
+    inputs: PyTree,
+    start: PyTree | None,
+    keys: PRNGKeyArray | None,
+) -> AbstractEquilibrium:
+    """The free equilibria of a batch."""
+
+    def settle_one(x, begin, key):
+        begin = system.initial_state(x) if begin is None else begin
+        return solver.solve(system, x, begin, free=None, key=key)
+
+    return map_batch(settle_one, solver)(inputs, start, keys)
+
+
+def value_and_outputs(system: System, cost: Cost, free: AbstractEquilibrium, targets: PyTree, good: Bool[Array, " batch"]):
+    """Mean cost over the good examples, and the outputs of all."""
+    outputs = jax.vmap(lambda eq: eq.expect(system.output))(free)
+    costs = jax.vmap(lambda eq, y: eq.expect(lambda s: cost(system.output(s), y)))(free, targets)
+    count = jnp.maximum(jnp.sum(good), 1).astype(costs.real.dtype)
+    value = jnp.sum(jnp.where(good, costs, 0)) / count
+    return jnp.where(jnp.any(good), value, jnp.nan), outputs
+
+
+def mean_gradient(
+    objective: Callable[[System, PyTree, PyTree], Inexact[Array, ""]],
+    system: System,
+    inputs: PyTree,
+    phases: PyTree,
+    good: Bool[Array, " batch"],
+) -> PyTree:
+    """Gradient in the system of the mean over good examples of `objective(system, x, phases)`.
+
+    Examples that are not good are masked in their *states and inputs* (with zeros), because 0 * inf is NaN.
+
+    Args:
+        objective: Scalar of one example; `phases` is whatever the estimator contrasts, with states held fixed.
+        system: The system.
+        inputs: Batch of inputs.
+        phases: Batch of phases.
+        good: Which examples count.
+    """
+    parameters, rest = eqx.partition(system, eqx.is_inexact_array)
+    inputs, phases = (jax.lax.stop_gradient(_only(good, tree)) for tree in (inputs, phases))
+
+    def total(parameters):
+        combined = eqx.combine(parameters, rest)
+        each = jax.vmap(lambda x, p: objective(combined, x, p))(inputs, phases)
+        count = jnp.maximum(jnp.sum(good), 1).astype(each.dtype)
+        return jnp.sum(jnp.where(good, each, 0)) / count
+
+    return jax.grad(total)(parameters)
+
+
+def _only(good, tree):
+    def keep(leaf):
+        if not eqx.is_inexact_array(leaf):
+            return leaf
+        return jnp.where(good.reshape(good.shape + (1,) * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(keep, tree)
+
+
+def batch_size(inputs: PyTree) -> int:
+    """The length of the leading axis."""
+    return jax.tree.leaves(inputs)[0].shape[0]
+
+
+def check_batch(system: System, inputs: PyTree, targets: PyTree) -> None:
+    """Raise ValueError for batches that cannot be right, before anything is traced."""
+    shapes = {f"`{name}`": np.shape(leaf) for name, tree in (("inputs", inputs), ("targets", targets)) for leaf in jax.tree.leaves(tree)}
+    if not jax.tree.leaves(inputs):
+        raise ValueError("`inputs` holds no array; give a batch, leading axis the example.")
+    lengths = {shape[0] if shape else None for shape in shapes.values()}
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(
+            f"`inputs` and `targets` must share their leading axis, one entry per example; got shapes {shapes}. "
+            "For a single example add an axis: `inputs[None]`."
+        )
+    if lengths == {0}:
+        raise ValueError("The batch is empty; give at least one example.")
+    for name, tree in (("inputs", inputs), ("targets", targets)):
+        for leaf in jax.tree.leaves(tree):
+            if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                continue
+            if not np.isfinite(np.asarray(leaf)).all():
+                index = int(np.argwhere(~np.isfinite(np.asarray(leaf)))[0][0])
+                raise ValueError(f"`{name}` holds NaN or infinity, first in example {index}; clean the data.")
+    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
+    state = eqx.filter_eval_shape(system.initial_state, first)
+    check_energy(system, state, first)

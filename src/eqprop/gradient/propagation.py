@@ -1,0 +1,164 @@
+r"""Equilibrium propagation: settle freely, nudge the outputs, settle again, contrast.
+
+$$\nabla_\theta L \approx \sum_k w_k\,\nabla_\theta F_{\beta_k}(\theta, s^{\beta_k})$$
+
+for nudging strengths and weights of a `Stencil`. All nudged phases start at the free equilibrium and settle
+together.
+
+Source:
+    B. Scellier and Y. Bengio, Equilibrium propagation: bridging the gap between energy-based models and
+    backpropagation, 2017. B. Scellier, A deep learning theory for neural networks grounded in physics, 2021.
+    A. Laborieux et al., Scaling equilibrium propagation to deep ConvNets, 2021 (symmetric nudging).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from eqprop.equilibrium import RESULT
+from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch, free_phase, map_batch, mean_gradient, value_and_outputs
+from eqprop.gradient.stencil import RandomSign, Stencil
+from eqprop.settle.base import Solver, real_dtype, rms, rounding
+from eqprop.system import Forced, Nudge, System
+
+__all__ = ["EquilibriumPropagation"]
+
+
+class EquilibriumPropagation(Estimator):
+    """The estimator of equilibrium propagation.
+
+    Args:
+        stencil: Nudging strengths and weights: `symmetric(0.01)`, say.
+        solver: Settles the free phase, and the nudged ones.
+        nudge: `Forced` (a constant force; the default) or `CostNudged` (energy plus beta times cost).
+        nudged_solver: Settles the nudged phases, where another solver or tolerance than for the free one is
+            wanted; `rtol` is relative to the displacement from the free state there.
+    """
+
+    stencil: Stencil | RandomSign
+    solver: Solver
+    nudge: Nudge = eqx.field(static=True, default=Forced)
+    nudged_solver: Solver | None = None
+
+    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
+        check_batch(system, inputs, targets)
+        if isinstance(self.stencil, Stencil) and jnp.iscomplexobj(self.stencil.nodes):
+            _check_holomorphic(system)
+        run = _estimate if self.solver.host else _estimate_compiled
+        return run(self, system, cost, inputs, targets, start, key)
+
+    def scaled(self, factor: float) -> "EquilibriumPropagation":
+        """The same estimator at `factor` times the nudging strength."""
+        return EquilibriumPropagation(self.stencil.scaled(factor), self.solver, self.nudge, self.nudged_solver)
+
+
+def _estimate(propagate, system, cost, inputs, targets, start, key):
+    keys = sign_key = None
+    if key is not None:
+        sign_key, key = jax.random.split(key)
+        keys = jax.random.split(key, batch_size(inputs))
+    stencil = propagate.stencil.draw(sign_key)
+    free = free_phase(system, propagate.solver, inputs, start, keys)
+    nudged = _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys)
+
+    good = free.settled & jnp.all(nudged.settled, axis=0)
+    lost = _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good)
+    first_failure = free.result
+    for k in range(nudged.residual.shape[0]):
+        leg = jax.tree.map(lambda x, k=k: x[k], nudged)
+        first_failure = _choose(first_failure == RESULT.settled, leg.result, first_failure)
+    result = jax.vmap(lambda r, gone: RESULT.where(gone & (r == RESULT.settled), RESULT.nudge_lost, r))(first_failure, lost)
+    good = good & ~lost
+
+    def contrast(system, x, phases):
+        y, free, nudged = phases
+
+        def weighted(beta, weight, phase):
+            nudged_system = propagate.nudge(system, cost, y, jax.lax.stop_gradient(free), beta)
+            return weight * phase.expect(lambda s: nudged_system.energy(s, x))
+
+        nodes, weights = stencil.nodes, stencil.weights
+        total = 0.0
+        if stencil.starts_free:
+            total = weighted(nodes[0], weights[0], free).real
+            nodes, weights = nodes[1:], weights[1:]
+        return total + jnp.sum(jax.vmap(weighted)(nodes, weights, nudged).real)
+
+    by_example = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), nudged)
+    gradient = mean_gradient(contrast, system, inputs, (targets, free, by_example), good)
+    value, outputs = value_and_outputs(system, cost, free, targets, good)
+    return Estimate(value, gradient, outputs, result, free, nudged)
+
+
+_estimate_compiled = eqx.filter_jit(_estimate)
+
+
+_choose = jax.vmap(RESULT.where)
+
+
+def _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys):
+    """Settle all nudged phases of all examples; leading axes [phase, example]."""
+    solver = propagate.solver if propagate.nudged_solver is None else propagate.nudged_solver
+    nodes = stencil.nodes[1:] if stencil.starts_free else stencil.nodes
+
+    def settle_one(beta, x, y, free, key):
+        start = free.restart
+        if jnp.iscomplexobj(beta):
+            start = jax.tree.map(lambda s: s.astype(jnp.result_type(s.dtype, jnp.complex64)), start)
+        return solver.solve(propagate.nudge(system, cost, y, free, beta), x, start, free=free, key=key)
+
+    def settle_batch(beta):
+        return map_batch(lambda x, y, f, k: settle_one(beta, x, y, f, k), solver)(inputs, targets, free, keys)
+
+    nodes = nodes.astype(jnp.result_type(nodes.dtype, real_dtype(free.restart))) if jnp.iscomplexobj(nodes) else nodes.astype(real_dtype(free.restart))
+    return map_batch(settle_batch, solver)(nodes)
+
+
+def _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good):
+    """Which examples felt a force on free units while the batch as a whole did not move beyond its accuracy.
+
+    Judged over the batch: an example with a tiny error has a tiny, harmless displacement, and is not lost.
+    """
+    if propagate.solver.host:
+        return jnp.zeros_like(good)
+    beta = stencil.nodes[-1]
+
+    def felt(free, y):
+        force = propagate.nudge(system, cost, y, free, beta.real).force(free.restart)
+        return rms(_on_free_units(system, free.restart, force))
+
+    def moved(free, nudged):
+        return rms(jax.tree.map(jnp.subtract, nudged.state, free.restart))
+
+    forces = jax.vmap(felt)(free, targets)
+    displacement = jax.vmap(moved)(free, jax.tree.map(lambda x: x[-1], nudged))
+    floor = jnp.maximum(jax.vmap(lambda f: rounding(f.restart))(free), free.residual)
+    feeling = good & (forces > 0)
+
+    def typical(values):
+        return jnp.sqrt(jnp.sum(jnp.where(feeling, values**2, 0)))
+
+    return feeling & ~(typical(displacement) > typical(floor))
+
+
+def _on_free_units(system: System, state: PyTree, force: PyTree) -> PyTree:
+    """The force on units that do not rest on a bound."""
+    bounds = system.bounds()
+    if bounds is None:
+        return force
+
+    def inside(f, s, low, high):
+        return jnp.where((s > low) & (s < high), f, jnp.zeros_like(f))
+
+    return jax.tree.map(inside, force, state, *bounds)
+
+
+def _check_holomorphic(system):
+    if not system.holomorphic:
+        raise ValueError(
+            f"`{type(system).__name__}` does not declare that its energy is holomorphic, so complex nudges would be wrong. "
+            "Set `holomorphic = True` on the class if `energy` is analytic in the state (no abs, max, clip, conj), "
+            "or use `symmetric` or `richardson`."
+        )

@@ -1,0 +1,284 @@
+r"""Systems: one scalar function of a state and its inputs.
+
+A physical system rests where its scalar (energy, co-content, action, free energy) is stationary,
+$\partial E/\partial s\,(\theta, x, s^\star) = 0$. A nudge is a system too: $E$ plus a weak extra term
+on the outputs, so nothing that settles a system needs to know of learning.
+
+* `Forced`: $F = E - \beta\langle f, o(s)\rangle$ with the constant force
+  $f = -\partial C/\partial o$ taken at the free equilibrium. The curvature of the free system is kept.
+* `CostNudged`: $F = E + \beta C(o(s), y)$.
+
+Source:
+    B. Scellier, A deep learning theory for neural networks grounded in physics, 2021, chapter 2.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Inexact, PyTree
+
+from eqprop.cost import Cost
+from eqprop.equilibrium import AbstractEquilibrium
+
+__all__ = ["Clamped", "CostNudged", "Forced", "Nudge", "Nudged", "Sum", "System", "project"]
+
+
+class System(eqx.Module):
+    """A scalar function of (state, inputs) for one example; its own inexact JAX arrays are the parameters.
+
+    Write `energy` and `initial_state`; the rest has defaults. Constants that are not to be trained are
+    Python numbers, NumPy arrays or static fields: only JAX arrays of floating point are parameters.
+    """
+
+    holomorphic: ClassVar[bool] = False
+    """Whether `energy` accepts complex states and is analytic in them (no abs, max, clip, conj)."""
+
+    @abc.abstractmethod
+    def energy(self, state: PyTree, inputs: PyTree) -> Inexact[Array, ""]:
+        """The scalar whose stationary points are the rest states. [the system's own unit]"""
+
+    @abc.abstractmethod
+    def initial_state(self, inputs: PyTree) -> PyTree:
+        """Where settling starts, a tree of floating-point arrays."""
+
+    def output(self, state: PyTree) -> PyTree:
+        """What is read and nudged; readout weights, if any, live here. The state itself by default."""
+        return state
+
+    def bounds(self) -> tuple[PyTree, PyTree] | None:
+        """Lower and upper bounds: two trees like the state, with leaves that broadcast to it; or None."""
+        return None
+
+    def blocks(self) -> tuple[PyTree, ...] | None:
+        """Masks (trees like the state, of bools or boolean NumPy arrays) that partition the state.
+
+        No two units of one block may interact, so that all of them can be minimised at once.
+        """
+        return None
+
+    def minimise_block(self, block: int, state: PyTree, inputs: PyTree, force: PyTree | None) -> PyTree | None:
+        r"""The state with block number `block` replaced by its minimiser, the other blocks held.
+
+        Args:
+            block: Index into `blocks()`.
+            state: Current state.
+            inputs: Inputs of the example.
+            force: Constant external force on the state, a tree like the state: the function minimised is
+                $E(s) - \langle\mathrm{force}, s\rangle$. None for no force.
+
+        Returns:
+            The new state, or None (the default) where there is no closed form; solvers then use the
+            gradient and curvature of the block.
+        """
+        del block, state, inputs, force
+        return None
+
+    def __add__(self, other: "System") -> "Sum":
+        return Sum((self, other))
+
+
+class Sum(System):
+    """Systems that share one state and one set of inputs; energies add, the first gives start and output."""
+
+    terms: tuple[System, ...]
+
+    def __check_init__(self):
+        if len(self.terms) == 0:
+            raise ValueError("`Sum.terms` is empty; give at least one System.")
+
+    def energy(self, state, inputs):
+        total = self.terms[0].energy(state, inputs)
+        for term in self.terms[1:]:
+            total = total + term.energy(state, inputs)
+        return total
+
+    def initial_state(self, inputs):
+        return self.terms[0].initial_state(inputs)
+
+    def output(self, state):
+        return self.terms[0].output(state)
+
+    def bounds(self):
+        declared = [bounds for term in self.terms if (bounds := term.bounds()) is not None]
+        if not declared:
+            return None
+        lower = jax.tree.map(lambda *b: jnp.stack(jnp.broadcast_arrays(*b)).max(0), *(b[0] for b in declared))
+        upper = jax.tree.map(lambda *b: jnp.stack(jnp.broadcast_arrays(*b)).min(0), *(b[1] for b in declared))
+        return lower, upper
+
+
+class Nudged(System):
+    """A system with a weak extra energy on its outputs. Structure (start, bounds, blocks) is the system's own."""
+
+    system: eqx.AbstractVar[System]
+    beta: eqx.AbstractVar[Inexact[Array, ""]]
+
+    @abc.abstractmethod
+    def nudge_energy(self, state: PyTree) -> Inexact[Array, ""]:
+        """The extra energy, zero at beta = 0. [as the system's energy]"""
+
+    def energy(self, state, inputs):
+        return self.system.energy(state, inputs) + self.nudge_energy(state)
+
+    def force(self, state: PyTree) -> PyTree:
+        """The nudging force on the state, minus the derivative of `nudge_energy`; a tree like the state."""
+        return jax.tree.map(jnp.negative, _gradient(self.nudge_energy, state))
+
+    def initial_state(self, inputs):
+        return self.system.initial_state(inputs)
+
+    def output(self, state):
+        return self.system.output(state)
+
+    def bounds(self):
+        return self.system.bounds()
+
+    def blocks(self):
+        return self.system.blocks()
+
+
+Nudge = Callable[[System, Cost, PyTree, AbstractEquilibrium, Inexact[Array, ""]], Nudged]
+"""`(system, cost, targets, free, beta)` to the nudged system; `Forced` and `CostNudged` are two."""
+
+
+class Forced(Nudged):
+    r"""A constant force on the outputs: $F = E - \beta\langle f, o(s)\rangle$.
+
+    The force $f = -\partial C/\partial o$ is taken at the free equilibrium (at the mean output, where that
+    is an ensemble) and then held. Any cost and either sign of beta are admitted.
+    """
+
+    system: System
+    outputs_force: PyTree
+    beta: Inexact[Array, ""]
+
+    def __init__(
+        self,
+        system: System,
+        cost: Cost,
+        targets: PyTree,
+        free: AbstractEquilibrium,
+        beta: Inexact[Array, ""],
+    ):
+        slope = jax.grad(cost)(free.expect(system.output), targets)
+        self.system = system
+        self.outputs_force = jax.lax.stop_gradient(jax.tree.map(jnp.negative, slope))
+        self.beta = beta
+
+    def nudge_energy(self, state):
+        return -self.beta * _inner(self.outputs_force, self.system.output(state))
+
+    def minimise_block(self, block, state, inputs, force):
+        return self.system.minimise_block(block, state, inputs, _add(force, self.force(state)))
+
+
+class CostNudged(Nudged):
+    r"""The thesis' nudge: $F = E + \beta C(o(s), y)$."""
+
+    system: System
+    cost: Cost
+    targets: PyTree
+    beta: Inexact[Array, ""]
+
+    def __init__(
+        self,
+        system: System,
+        cost: Cost,
+        targets: PyTree,
+        free: AbstractEquilibrium | None,
+        beta: Inexact[Array, ""],
+    ):
+        del free
+        self.system = system
+        self.cost = cost
+        self.targets = targets
+        self.beta = beta
+
+    def nudge_energy(self, state):
+        return self.beta * self.cost(self.system.output(state), self.targets)
+
+    def minimise_block(self, block, state, inputs, force):
+        # The cost is linearised at the current state, and the step divided by 1 + its curvature: the same
+        # rest point, and one exact step for a squared error on output units of unit curvature.
+        ones = jax.tree.map(jnp.ones_like, state)
+        pull, stiffening = jax.jvp(self.force, (state,), (ones,))
+        target = self.system.minimise_block(block, state, inputs, _add(force, pull))
+        if target is None:
+            return None
+        step = jax.tree.map(lambda new, old, minus_c: old + (new - old) / (1 - minus_c), target, state, stiffening)
+        return project(self, step)
+
+
+class Clamped(Nudged):
+    """Outputs held at `outputs`: every output must be one coordinate of the state.
+
+    The pinned coordinates get equal lower and upper bounds. `beta` is 1 and has no meaning here.
+    """
+
+    system: System
+    pinned: PyTree
+    values: PyTree
+    beta: Inexact[Array, ""]
+
+    def __init__(self, system: System, outputs: PyTree, state: PyTree):
+        read, pull_back = jax.vjp(system.output, state)
+        values = pull_back(outputs)[0]
+        marks = pull_back(jax.tree.map(jnp.ones_like, read))[0]
+        # For outputs that are coordinates of the state, reading what was pulled back returns it.
+        again = system.output(values)
+        gap = sum(jnp.sum(jnp.abs(a - b)) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(outputs), strict=True))
+        size = sum(jnp.sum(jnp.abs(a)) for a in jax.tree.leaves(outputs))
+        values = eqx.error_if(
+            values,
+            ~(gap <= 1e-4 * (1 + size)),
+            "Outputs cannot be clamped: `output` is not a selection of state coordinates (a readout, say). "
+            "Use `nudge=Forced` or `CostNudged` for this system.",
+        )
+        self.system = system
+        self.values = values
+        self.pinned = jax.tree.map(lambda m: m != 0, marks)
+        self.beta = jnp.ones((), jax.tree.leaves(state)[0].dtype)
+
+    def nudge_energy(self, state):
+        return jnp.zeros((), jax.tree.leaves(state)[0].dtype)
+
+    def initial_state(self, inputs):
+        return project(self, self.system.initial_state(inputs))
+
+    def bounds(self):
+        own = self.system.bounds()
+        if own is None:
+            infinite = jax.tree.map(lambda v: jnp.full_like(v, jnp.inf), self.values)
+            own = (jax.tree.map(jnp.negative, infinite), infinite)
+        lower, upper = (jax.tree.map(jnp.where, self.pinned, self.values, side) for side in own)
+        return lower, upper
+
+    def minimise_block(self, block, state, inputs, force):
+        free = self.system.minimise_block(block, state, inputs, force)
+        return None if free is None else project(self, free)
+
+
+def project(system: System, state: PyTree) -> PyTree:
+    """The nearest state within the system's bounds; the state itself where none are declared."""
+    bounds = system.bounds()
+    if bounds is None:
+        return state
+    return jax.tree.map(lambda s, low, high: jnp.minimum(jnp.maximum(s, low), high), state, *bounds)
+
+
+def _gradient(scalar, state):
+    """Gradient in the state; holomorphic where the state is complex."""
+    is_complex = any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(state))
+    return jax.grad(scalar, holomorphic=is_complex)(state)
+
+
+def _inner(a, b):
+    return sum(jnp.sum(u * v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def _add(a, b):
+    return b if a is None else jax.tree.map(jnp.add, a, b)
