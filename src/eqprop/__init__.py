@@ -6,3 +6,5 @@ from eqprop.settle.base import settle
 from eqprop.settle.descent import AdaptiveGradientFlow, BlockDescent, FixedPoint, GradientFlow
 from eqprop.settle.newton import Newton
 from eqprop.system import CostNudged, Forced, System
+from eqprop.substrates.activation import HalfHardSigmoid, HardSigmoid, Linear, Logistic, Tanh
+from eqprop.substrates.hopfield import GraphHopfield, LayeredHopfield
