@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact, Int, PyTree
 
-__all__ = ["Cost", "CrossEntropy", "SquaredError"]
+__all__ = ["Cost", "CrossEntropy", "ErrorRate", "SquaredError"]
 
 
 class Cost(eqx.Module):
@@ -44,12 +44,32 @@ class CrossEntropy(Cost):
         output: Inexact[Array, " label"],
         targets: Inexact[Array, " label"] | Int[Array, ""],
     ) -> Inexact[Array, ""]:
-        if jnp.issubdtype(jnp.asarray(targets).dtype, jnp.integer):
-            if jnp.ndim(targets) != 0:
-                raise ValueError(f"A class index must be a scalar per example; `targets` has shape {jnp.shape(targets)}.")
-            targets = jax.nn.one_hot(targets, output.shape[-1], dtype=output.dtype)
-        if jnp.shape(targets) != jnp.shape(output):
-            raise ValueError(
-                f"`targets` of shape {jnp.shape(targets)} do not fit {output.shape[-1]} labels; give one-hot rows or class indices."
-            )
+        targets = _one_hot(output, targets)
         return jax.nn.logsumexp(output) - jnp.sum(targets * output)
+
+
+class ErrorRate(Cost):
+    r"""Probability of a wrong label, $C = 1 - \langle y, o\rangle$, for a categorical output unit; $y$ as in `CrossEntropy`.
+
+    Linear in the output: a field on one value of the unit.
+    """
+
+    def __call__(
+        self,
+        output: Inexact[Array, " label"],
+        targets: Inexact[Array, " label"] | Int[Array, ""],
+    ) -> Inexact[Array, ""]:
+        return 1 - jnp.sum(_one_hot(output, targets) * output)
+
+
+def _one_hot(output, targets):
+    """The targets as one-hot rows, of the output's type and shape."""
+    if jnp.issubdtype(jnp.asarray(targets).dtype, jnp.integer):
+        if jnp.ndim(targets) != 0:
+            raise ValueError(f"A class index must be a scalar per example; `targets` has shape {jnp.shape(targets)}.")
+        targets = jax.nn.one_hot(targets, output.shape[-1], dtype=output.dtype)
+    if jnp.shape(targets) != jnp.shape(output):
+        raise ValueError(
+            f"`targets` of shape {jnp.shape(targets)} do not fit {output.shape[-1]} labels; give one-hot rows or class indices."
+        )
+    return targets.astype(output.dtype)
