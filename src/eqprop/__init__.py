@@ -11,3 +11,7 @@ from eqprop.substrates.hopfield import GraphHopfield, LayeredHopfield
 from eqprop.gradient.reference import *
 from eqprop.gradient.contrastive import *
 from eqprop.gradient.layer import Layer
+from eqprop.cost import ErrorRate
+from eqprop.equilibrium import Ensemble
+from eqprop.settle.sample import MALA, Enumeration, Gibbs, Langevin, Sampler
+from eqprop.substrates.spins import Categorical, Ising, LayeredBoltzmann, Spins, ising_from_couplings
