@@ -15,3 +15,6 @@ from eqprop.cost import ErrorRate
 from eqprop.equilibrium import Ensemble
 from eqprop.settle.sample import MALA, Enumeration, Gibbs, Langevin, Sampler
 from eqprop.substrates.spins import Categorical, Ising, LayeredBoltzmann, Spins, ising_from_couplings
+from eqprop.gradient.certify import Certificate, certify
+from eqprop.gradient.covariance import BoltzmannCovariance
+from eqprop.gradient.deadzone import dead_zone
