@@ -31,9 +31,7 @@ _pages = Sybil(
     setup=_as_a_user,
     teardown=_as_the_tests,
 )
-_docstrings = Sybil(
-    parsers=[DocTestParser()], patterns=["src/**/*.py"], setup=_as_a_user, teardown=_as_the_tests
-)
+_docstrings = Sybil(parsers=[DocTestParser()], patterns=["src/**/*.py"], setup=_as_a_user, teardown=_as_the_tests)
 pytest_collect_file = (_pages + _docstrings).pytest()
 
 
