@@ -22,9 +22,9 @@ class Miniature:
         self.content = {}
         for part in ("train", "t10k"):
             images, labels = self.images[part], self.labels[part]
-            self.content[f"{part}-images-idx3-ubyte"] = struct.pack(
-                ">4B3I", 0, 0, 8, 3, *images.shape
-            ) + images.astype(np.uint8).tobytes()
+            self.content[f"{part}-images-idx3-ubyte"] = (
+                struct.pack(">4B3I", 0, 0, 8, 3, *images.shape) + images.astype(np.uint8).tobytes()
+            )
             self.content[f"{part}-labels-idx1-ubyte"] = (
                 struct.pack(">4BI", 0, 0, 8, 1, len(labels)) + labels.astype(np.uint8).tobytes()
             )

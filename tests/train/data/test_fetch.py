@@ -103,7 +103,9 @@ def test_when_no_mirror_serves_each_failure_is_told_and_nothing_is_left(mini, pl
     message = str(caught.value)
     assert message.startswith("No mirror gave `train-images-idx3-ubyte` of 'mini': ")
     assert "/gone/train-images-idx3-ubyte.gz: the server answered 404 " in message
-    assert "/wrong/train-images-idx3-ubyte.gz: what it sent is not the file it should be: its content has SHA" in message
+    assert (
+        "/wrong/train-images-idx3-ubyte.gz: what it sent is not the file it should be: its content has SHA" in message
+    )
     assert "/short/train-images-idx3-ubyte.gz: " in message
     assert "2 of 1000 bytes" in message or "broke after" in message
     assert "what it sent is not an IDX file: it must begin" in message
@@ -123,7 +125,9 @@ def test_a_full_disk_is_named(mini, places, served, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="Cannot write 'mini' to `.*mini`: No space left on device. Free space") as caught:
+    with pytest.raises(
+        OSError, match=r"Cannot write 'mini' to `.*mini`: No space left on device. Free space"
+    ) as caught:
         fetch("mini", mirrors=[address])
     assert caught.value.errno == errno.ENOSPC
     assert names(places["named"] / "mini") == []
@@ -131,7 +135,7 @@ def test_a_full_disk_is_named(mini, places, served, monkeypatch):
 
 def test_a_folder_that_is_a_file_is_named(mini, tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(OSError, match="Cannot write 'mini' to `.*taken`: File exists"):
+    with pytest.raises(OSError, match=r"Cannot write 'mini' to `.*taken`: File exists"):
         fetch("mini", tmp_path / "taken")
 
 

@@ -44,7 +44,9 @@ def test_the_real_files_if_they_are_here(name):
     assert data.test_inputs.shape == (10000, 28, 28)
     assert (data.train_inputs.min(), data.train_inputs.max()) == (0.0, 1.0)
     # The mean pixel that papers on each set subtract.
-    assert data.train_inputs.mean(dtype=np.float64) == pytest.approx({"mnist": 0.1307, "fashion-mnist": 0.2860}[name], abs=5e-5)
+    assert data.train_inputs.mean(dtype=np.float64) == pytest.approx(
+        {"mnist": 0.1307, "fashion-mnist": 0.2860}[name], abs=5e-5
+    )
     assert data.test_targets[:5].tolist() == {"mnist": [7, 2, 1, 0, 4], "fashion-mnist": [9, 2, 1, 1, 6]}[name]
 
 
@@ -104,7 +106,9 @@ def test_a_damaged_file_of_a_known_set_is_named(mini, places):
 
 
 def test_unknown_names_list_the_known():
-    refuse("cifar", ValueError, r"No data set is called 'cifar'. Known: digits, fashion-mnist, mnist; or .* ends in .npz")
+    refuse(
+        "cifar", ValueError, r"No data set is called 'cifar'. Known: digits, fashion-mnist, mnist; or .* ends in .npz"
+    )
 
 
 def arrays(**changes):

@@ -44,7 +44,7 @@ def read_idx(path: Path, *, sha256: str | None = None) -> Shaped[np.ndarray, "..
         with path.open("rb") as file:
             compressed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            stream = gzip.open(file) if compressed else file
+            stream = gzip.GzipFile(fileobj=file) if compressed else file
             dtype, shape, header = _read_header(path, stream)
             body = _read_body(path, stream, dtype, shape)
     except IsADirectoryError as error:

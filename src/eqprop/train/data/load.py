@@ -109,9 +109,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"No file `{path.absolute()}`; check the data set's path.") from error
     except (ValueError, EOFError, OSError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        example = ", ".join(f"{name}=..." for name in _ARRAYS)
         raise ValueError(
-            f"`{path}` cannot be read as .npz ({error}). Write it with `numpy.savez(path, {'=..., '.join(_ARRAYS)}=...)`, "
-            "numbers only."
+            f"`{path}` cannot be read as .npz ({error}). Write it with `numpy.savez(path, {example})`, numbers only."
         ) from error
 
 
