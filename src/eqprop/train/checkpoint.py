@@ -40,8 +40,14 @@ def named_arrays(tree: PyTree, prefix: str = "") -> dict[str, np.ndarray]:
     return named
 
 
-def fill(tree: PyTree, arrays: Mapping[str, np.ndarray], prefix: str = "") -> PyTree:
+def fill(tree: PyTree, arrays: Mapping[str, np.ndarray], prefix: str = "", *, cast: bool = False) -> PyTree:
     """The tree with its arrays replaced by those stored under their names.
+
+    Args:
+        tree: Says which arrays are wanted, and their shapes and types.
+        arrays: By name.
+        prefix: Before each name.
+        cast: Whether arrays of another precision are converted, instead of refused.
 
     Raises:
         CheckpointError: if one is missing, or has another shape or type.
@@ -54,6 +60,8 @@ def fill(tree: PyTree, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Py
         if name not in arrays:
             raise CheckpointError(f"The checkpoint holds no `{name}`; it belongs to another system or optimiser.")
         value, wanted = arrays[name], _raw(leaf)
+        if cast and np.can_cast(value.dtype, wanted.dtype, "same_kind"):
+            value = value.astype(wanted.dtype)
         if value.shape != wanted.shape or value.dtype != wanted.dtype:
             raise CheckpointError(
                 f"`{name}` is {value.dtype}{list(value.shape)} in the checkpoint but {wanted.dtype}{list(wanted.shape)} "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Union
 
 import jax
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from eqprop.train.experiment import Experiment
 from eqprop.train.optimise import OptimiserSettings
@@ -44,6 +44,8 @@ class Config(Settings):
     precision: Literal["float32", "float64"] = "float32"
     max_unsettled: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Training stops when a larger fraction of examples does not settle."""
+    checkpoint_seconds: NonNegativeFloat = 5.0
+    """Shortest time between two checkpoints; there is one at the end and at each stop. [s]"""
     data: DataSettings | None = None
     recipe: AnyRecipe
     optimiser: OptimiserSettings = OptimiserSettings()
