@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Inexact, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Inexact, Int, Key, PRNGKeyArray, PyTree, UInt32
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import RESULT, AbstractEquilibrium
@@ -107,7 +107,7 @@ def free_phase(
     solver: Solver,
     inputs: PyTree,
     start: PyTree | None,
-    keys: PRNGKeyArray | None,
+    keys: Key[Array, " batch"] | UInt32[Array, "batch word"] | None,
 ) -> AbstractEquilibrium:
     """The free equilibria of a batch."""
 
