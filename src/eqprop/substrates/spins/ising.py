@@ -180,7 +180,7 @@ class Ising(System):
 
 
 def ising_from_couplings(
-    couplings: Float[np.ndarray, "spin spin"],
+    couplings: Float[np.ndarray, "row column"],
     field: Float[np.ndarray, " spin"],
     *,
     outputs: Sequence[int] | None = None,
