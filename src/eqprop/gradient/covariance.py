@@ -27,6 +27,7 @@ from eqprop.gradient.estimate import (
     mean_gradient,
     value_and_outputs,
 )
+from eqprop.settle.base import Solver
 from eqprop.settle.sample.base import Sampler
 from eqprop.settle.sample.enumeration import Enumeration
 from eqprop.system import CostNudged, Nudge
@@ -46,7 +47,7 @@ class BoltzmannCovariance(Estimator):
         ValueError: if the solver is no classical sampler with a temperature.
     """
 
-    solver: Sampler | Enumeration
+    solver: Solver
     nudge: Nudge = eqx.field(static=True, default=CostNudged)
 
     def __check_init__(self):
@@ -78,6 +79,7 @@ def _covariance(estimator, system, cost, inputs, targets, start, key):
         y, whole, part = phases
         nudge = nudged(system, y, whole)
         mean = jax.lax.stop_gradient(part.expect(nudge.nudge_energy))
+        assert isinstance(estimator.solver, Sampler | Enumeration)
         temperature = estimator.solver.temperature.astype(mean.dtype)
 
         def product(state):

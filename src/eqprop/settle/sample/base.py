@@ -24,6 +24,9 @@ from eqprop.system import System, project
 __all__ = ["Kernel", "Sampler", "check_positive"]
 
 
+_NUDGED = 2**31 - 1  # never the number of a chain, which is folded into the same key
+
+
 class Kernel(NamedTuple):
     """A Markov kernel of one chain, at a temperature."""
 
@@ -68,7 +71,7 @@ class Sampler(Solver):
             )
         if free is not None:
             # Other noise than the free phase's, the same in every nudged phase.
-            key = jax.random.fold_in(key, 1)
+            key = jax.random.fold_in(key, _NUDGED)
         dtype = real_dtype(template)
         temperature = check_positive(self.temperature, type(self).__name__).astype(dtype)
         schedule = self._schedule(temperature, free is not None)
