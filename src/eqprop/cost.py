@@ -42,7 +42,7 @@ class CrossEntropy(Cost):
     def __call__(
         self,
         output: Inexact[Array, " label"],
-        targets: Inexact[Array, " label"] | Int[Array, ""],
+        targets: Inexact[Array, "..."] | Int[Array, "..."],
     ) -> Inexact[Array, ""]:
         if jnp.issubdtype(jnp.asarray(targets).dtype, jnp.integer):
             if jnp.ndim(targets) != 0:

@@ -96,7 +96,8 @@ def holomorphic(radius: float | Inexact[Array, ""], *, points: int = 4) -> Stenc
         raise ValueError(f"`holomorphic` needs at least 2 `points`; got {points}.")
     radius = _strength(radius)
     roots = np.exp(2j * np.pi * np.arange(points) / points)
-    roots = jnp.asarray(roots, jnp.result_type(radius.dtype, jnp.complex64))
+    dtype = np.result_type(radius.dtype, np.complex64)
+    roots, radius = jnp.asarray(roots, dtype), radius.astype(dtype)
     return Stencil(radius * roots, roots.conj() / (points * radius), order=points)
 
 

@@ -22,9 +22,10 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray, PyTree
 
 from eqprop.substrates.activation import Activation, HardSigmoid, Linear
+from eqprop.substrates.graph import colour
 from eqprop.system import System
 
-__all__ = ["GraphHopfield", "Hopfield", "LayeredHopfield", "Readout", "colour"]
+__all__ = ["GraphHopfield", "Hopfield", "LayeredHopfield", "Readout"]
 
 
 class Hopfield(System):
@@ -266,33 +267,6 @@ class GraphHopfield(Hopfield):
         """All units in the order of the nodes."""
         order = np.argsort(np.concatenate(self._places()))
         return jnp.concatenate([state["hidden"], state["outputs"]])[order]
-
-
-def colour(count: int, edges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """A colour for each of `count` nodes, neighbours differing: greedy, highest degree first."""
-    neighbours: list[set[int]] = [set() for _ in range(count)]
-    for i, j in edges:
-        neighbours[i].add(j)
-        neighbours[j].add(i)
-    colours = [-1] * count
-    for node in _by_degree(neighbours):
-        taken = {colours[other] for other in neighbours[node]}
-        colours[node] = next(c for c in range(count) if c not in taken)
-    return tuple(colours)
-
-
-def _by_degree(neighbours):
-    """Nodes with the most coloured neighbours first (DSATUR's order for trees and bipartite graphs), by a walk."""
-    seen, order = set(), []
-    for root in sorted(range(len(neighbours)), key=lambda n: -len(neighbours[n])):
-        queue = [root]
-        while queue:
-            node = queue.pop(0)
-            if node not in seen:
-                seen.add(node)
-                order.append(node)
-                queue.extend(sorted(neighbours[node] - seen))
-    return order
 
 
 def _uniform(key, shape, gain, fan_in=None):
