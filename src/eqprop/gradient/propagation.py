@@ -17,7 +17,16 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from eqprop.equilibrium import RESULT
-from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch, free_phase, map_batch, mean_gradient, value_and_outputs
+from eqprop.gradient.estimate import (
+    Estimate,
+    Estimator,
+    batch_size,
+    check_batch,
+    free_phase,
+    map_batch,
+    mean_gradient,
+    value_and_outputs,
+)
 from eqprop.gradient.stencil import RandomSign, Stencil
 from eqprop.settle.base import Solver, real_dtype, rms, rounding
 from eqprop.system import Forced, Nudge, System
@@ -69,7 +78,9 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
     for k in range(nudged.residual.shape[0]):
         leg = jax.tree.map(lambda x, k=k: x[k], nudged)
         first_failure = _choose(first_failure == RESULT.settled, leg.result, first_failure)
-    result = jax.vmap(lambda r, gone: RESULT.where(gone & (r == RESULT.settled), RESULT.nudge_lost, r))(first_failure, lost)
+    result = jax.vmap(lambda r, gone: RESULT.where(gone & (r == RESULT.settled), RESULT.nudge_lost, r))(
+        first_failure, lost
+    )
     good = good & ~lost
 
     def contrast(system, x, phases):
@@ -112,7 +123,11 @@ def _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys
     def settle_batch(beta):
         return map_batch(lambda x, y, f, k: settle_one(beta, x, y, f, k), solver)(inputs, targets, free, keys)
 
-    nodes = nodes.astype(jnp.result_type(nodes.dtype, real_dtype(free.restart))) if jnp.iscomplexobj(nodes) else nodes.astype(real_dtype(free.restart))
+    nodes = (
+        nodes.astype(jnp.result_type(nodes.dtype, real_dtype(free.restart)))
+        if jnp.iscomplexobj(nodes)
+        else nodes.astype(real_dtype(free.restart))
+    )
     return map_batch(settle_batch, solver)(nodes)
 
 
