@@ -46,7 +46,9 @@ class CrossEntropy(Cost):
     ) -> Inexact[Array, ""]:
         if jnp.issubdtype(jnp.asarray(targets).dtype, jnp.integer):
             if jnp.ndim(targets) != 0:
-                raise ValueError(f"A class index must be a scalar per example; `targets` has shape {jnp.shape(targets)}.")
+                raise ValueError(
+                    f"A class index must be a scalar per example; `targets` has shape {jnp.shape(targets)}."
+                )
             targets = jax.nn.one_hot(targets, output.shape[-1], dtype=output.dtype)
         if jnp.shape(targets) != jnp.shape(output):
             raise ValueError(

@@ -53,7 +53,9 @@ class RandomSign(eqx.Module):
     def draw(self, key: PRNGKeyArray | None) -> Stencil:
         """One draw of the sign."""
         if key is None:
-            raise ValueError("`random_sign` draws a sign for each batch: call the estimator with `key=jax.random.key(...)`.")
+            raise ValueError(
+                "`random_sign` draws a sign for each batch: call the estimator with `key=jax.random.key(...)`."
+            )
         sign = jax.random.rademacher(key, (), self.stencil.nodes.dtype)
         return Stencil(sign * self.stencil.nodes, sign * self.stencil.weights, self.stencil.order, True)
 

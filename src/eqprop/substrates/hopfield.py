@@ -49,7 +49,9 @@ class Hopfield(System):
         return all(a.holomorphic for a in _activation_leaves(self.activations()))
 
     def energy(self, state, inputs):
-        potentials = jax.tree.map(lambda a, s: jnp.sum(a.potential(s)), self.activations(), state, is_leaf=_is_activation)
+        potentials = jax.tree.map(
+            lambda a, s: jnp.sum(a.potential(s)), self.activations(), state, is_leaf=_is_activation
+        )
         return sum(jax.tree.leaves(potentials)) - self.coupling(state, inputs)
 
     def bounds(self):
@@ -277,7 +279,9 @@ def _uniform(key, shape, gain, fan_in=None):
 def _vector(inputs, size):
     flat = jnp.ravel(inputs)
     if flat.shape[0] != size:
-        raise ValueError(f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this network has {size} inputs.")
+        raise ValueError(
+            f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this network has {size} inputs."
+        )
     return flat
 
 
