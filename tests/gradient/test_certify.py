@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.systems import Springs, quartic, quartic_batch
 
 import eqprop as ep
-from tests.systems import Springs, quartic, quartic_batch
 
 COST = ep.SquaredError()
 SMOOTH = ep.LayeredHopfield([4, 6, 3], key=jax.random.key(0), activation=ep.Tanh())
@@ -34,7 +34,9 @@ def graph_network():
 
 
 @pytest.mark.parametrize(
-    "case", [lambda: (SMOOTH, X, Y), spring_network, flow_network, graph_network], ids=["layered", "springs", "flow", "graph"]
+    "case",
+    [lambda: (SMOOTH, X, Y), spring_network, flow_network, graph_network],
+    ids=["layered", "springs", "flow", "graph"],
 )
 def test_certificates_are_given_on_every_system(case):
     system, inputs, targets = case()
@@ -101,7 +103,9 @@ def test_an_unsettled_free_phase_is_refused():
     def claims_to_have_settled(*arguments, **options):
         estimate = hasty(*arguments, **options)
         settled = jax.tree.map(jnp.zeros_like, estimate.result)
-        unmasked = ep.EquilibriumPropagation(ep.symmetric(0.02), ep.GradientFlow(0.1, rtol=0.5, atol=0.5))(*arguments, **options)
+        unmasked = ep.EquilibriumPropagation(ep.symmetric(0.02), ep.GradientFlow(0.1, rtol=0.5, atol=0.5))(
+            *arguments, **options
+        )
         return eqx.tree_at(lambda e: e.result, unmasked, settled)
 
     refused(claims_to_have_settled, "The free states are no equilibria")

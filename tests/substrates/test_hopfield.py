@@ -39,7 +39,9 @@ def test_a_network_that_starts_at_zero_leaves_it():
     for solver in (ep.BlockDescent(), ep.GradientFlow(), ep.FixedPoint()):
         state = ep.settle(network, jnp.ones(6), solver).state
         assert (state[0] > 0).any() and jnp.abs(state[1]).max() > 0.01
-    gradient = ep.UnrolledDifferentiation(ep.FixedPoint(), 8)(network, ep.SquaredError(), jnp.ones((1, 6)), jnp.ones((1, 4))).gradient
+    gradient = ep.UnrolledDifferentiation(ep.FixedPoint(), 8)(
+        network, ep.SquaredError(), jnp.ones((1, 6)), jnp.ones((1, 4))
+    ).gradient
     assert jnp.abs(gradient.weights[0]).max() > 0
 
 
@@ -47,7 +49,9 @@ def test_the_gradient_is_the_hebbian_rule():
     network = ep.LayeredHopfield([4, 6, 5, 3], key=jax.random.key(0), skips=[(0, 2), (1, 3)])
     inputs, targets = jax.random.uniform(jax.random.key(1), (5, 4)), jnp.eye(3)[jnp.arange(5) % 3]
     beta = 0.1
-    estimate = ep.EquilibriumPropagation(ep.symmetric(beta), ep.BlockDescent())(network, ep.SquaredError(), inputs, targets)
+    estimate = ep.EquilibriumPropagation(ep.symmetric(beta), ep.BlockDescent())(
+        network, ep.SquaredError(), inputs, targets
+    )
     plus, minus = ((inputs, *(s[k] for s in estimate.nudged.state)) for k in range(2))
     for (i, j), found in zip(network.connections, estimate.gradient.weights, strict=True):
         outer = [jnp.einsum("bi,bj->ij", leg[i], leg[j]) / len(inputs) for leg in (plus, minus)]
@@ -59,9 +63,14 @@ def test_the_gradient_is_the_hebbian_rule():
 @pytest.mark.parametrize("activation", ACTIVATIONS[1:], ids=lambda a: type(a).__name__)
 def test_block_minimisers_minimise_their_block(activation):
     network = ep.LayeredHopfield([3, 5, 4, 2], key=jax.random.key(0), activation=activation)
-    inputs, state = jnp.asarray([0.2, 0.9, 0.5]), ep.settle(
-        ep.LayeredHopfield([3, 5, 4, 2], key=jax.random.key(1), activation=activation), jnp.ones(3), ep.BlockDescent()
-    ).state
+    inputs, state = (
+        jnp.asarray([0.2, 0.9, 0.5]),
+        ep.settle(
+            ep.LayeredHopfield([3, 5, 4, 2], key=jax.random.key(1), activation=activation),
+            jnp.ones(3),
+            ep.BlockDescent(),
+        ).state,
+    )
     force = jax.tree.map(lambda s: 0.1 * jnp.ones_like(s), state)
     for block, mask in enumerate(network.blocks()):
         best = network.minimise_block(block, state, inputs, force)

@@ -18,7 +18,16 @@ import numpy as np
 from jaxtyping import PyTree
 
 from eqprop.equilibrium import RESULT
-from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch, free_phase, map_batch, mean_gradient, value_and_outputs
+from eqprop.gradient.estimate import (
+    Estimate,
+    Estimator,
+    batch_size,
+    check_batch,
+    free_phase,
+    map_batch,
+    mean_gradient,
+    value_and_outputs,
+)
 from eqprop.gradient.stencil import RandomSign, Stencil
 from eqprop.settle.base import Solver, real_dtype, rms, rounding
 from eqprop.system import Forced, Nudge, System
@@ -73,7 +82,9 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
     for k in range(nudged.residual.shape[0]):
         leg = jax.tree.map(lambda x, k=k: x[k], nudged)
         first_failure = _choose(first_failure == RESULT.settled, leg.result, first_failure)
-    result = jax.vmap(lambda r, gone: RESULT.where(gone & (r == RESULT.settled), RESULT.nudge_lost, r))(first_failure, lost)
+    result = jax.vmap(lambda r, gone: RESULT.where(gone & (r == RESULT.settled), RESULT.nudge_lost, r))(
+        first_failure, lost
+    )
     good = good & ~lost
 
     def contrast(system, x, phases):
@@ -130,7 +141,11 @@ def _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good):
     """
     if propagate.solver.host:
         return jnp.zeros_like(good)
-    beta = stencil.nodes[-1].astype(real_dtype(free.restart)) if not jnp.iscomplexobj(stencil.nodes) else jnp.abs(stencil.nodes[-1])
+    beta = (
+        stencil.nodes[-1].astype(real_dtype(free.restart))
+        if not jnp.iscomplexobj(stencil.nodes)
+        else jnp.abs(stencil.nodes[-1])
+    )
 
     def felt(free, y):
         force = propagate.nudge(system, cost, y, free, beta).force(free.restart)

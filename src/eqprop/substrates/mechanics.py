@@ -89,7 +89,9 @@ class SpringNetwork(System):
         return 0.5 * jnp.sum(self.stiffness * (length - self.rest_length) ** 2)
 
     def initial_state(self, inputs):
-        return jnp.asarray(np.asarray(self.positions)[np.asarray(self.free, int)], jnp.result_type(inputs, self.stiffness))
+        return jnp.asarray(
+            np.asarray(self.positions)[np.asarray(self.free, int)], jnp.result_type(inputs, self.stiffness)
+        )
 
     def output(self, state):
         places = np.searchsorted(self.free, self.outputs)
