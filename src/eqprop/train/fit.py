@@ -250,10 +250,12 @@ def _step(still, key, watched, state, inputs, targets):
     cost, propagate, optimiser, wrong = still
     own_key = jax.random.fold_in(jax.random.fold_in(key, state.epoch), state.step)
     estimate = propagate(state.system, cost, inputs, targets, key=own_key)
-    norm = optax.global_norm(estimate.gradient)
+    norm = optax.tree.norm(estimate.gradient)
     finite = jnp.isfinite(norm)
     parameters = eqx.filter(state.system, eqx.is_inexact_array)
-    updates, optimiser_state = optimiser.update(estimate.gradient, state.optimiser, parameters)
+    # Optax mixes types and ranks (Adam's bias correction does); ours stay strict.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        updates, optimiser_state = optimiser.update(estimate.gradient, state.optimiser, parameters)
     system = eqx.apply_updates(state.system, updates)
     mistaken = None if wrong is None else jax.vmap(wrong)(estimate.outputs, targets)
     walls = jax.vmap(lambda free: saturation(state.system, free))(estimate.free) if watched else None

@@ -158,6 +158,8 @@ def continue_run(
     run = Run(folder)
     config = run.config
     check_precision(config)
+    for left_over in folder.glob(".*.tmp"):
+        left_over.unlink()
     experiment = config.build() if experiment is None else experiment
     state = _restored(start(experiment, config.training_key()), folder)
     _cut_metrics(folder / METRICS, int(state.epoch))
