@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Inexact, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Inexact, Key, PRNGKeyArray, PyTree
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import RESULT, AbstractEquilibrium
@@ -93,7 +93,7 @@ def free_phase(
     solver: Solver,
     inputs: PyTree,
     start: PyTree | None,
-    keys: PRNGKeyArray | None,
+    keys: Key[Array, " batch"] | None,
 ) -> AbstractEquilibrium:
     """The free equilibria of a batch."""
 

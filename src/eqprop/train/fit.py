@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from eqprop.equilibrium import RESULT
 from eqprop.system import System
 from eqprop.train.evaluate import evaluate
 from eqprop.train.experiment import Experiment, example_of
@@ -306,7 +307,7 @@ class _Judge:
             worst = max(FAILURES, key=lambda name: window[name])
             raise TrainingError(
                 f"{lost} of {window['examples']} examples did not settle up to {where}, more than `max_unsettled` = "
-                f"{self.max_unsettled:g} allows. Most of them ({window[worst]}): {worst}. {FAILURES[worst]._value}"
+                f"{self.max_unsettled:g} allows. Most of them ({window[worst]}): {worst}. {RESULT[FAILURES[worst]]}"
             )
         self.before = now
 
