@@ -63,7 +63,9 @@ def test_another_version_is_refused(tmp_path):
 
 def test_arrays_that_do_not_fit_are_refused(tree, tmp_path):
     arrays = checkpoint.named_arrays(tree)
-    with pytest.raises(CheckpointError, match=r"`weights.0` is float64\[2, 3\] in the checkpoint but float64\[2, 2\] here"):
+    with pytest.raises(
+        CheckpointError, match=r"`weights.0` is float64\[2, 3\] in the checkpoint but float64\[2, 2\] here"
+    ):
         checkpoint.fill({"weights": (jnp.zeros((2, 2)),)}, arrays)
     with pytest.raises(CheckpointError, match=r"float64\[2, 3\] in the checkpoint but float32\[2, 3\] here"):
         checkpoint.fill({"weights": (jnp.zeros((2, 3), jnp.float32),)}, arrays)

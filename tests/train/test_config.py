@@ -17,7 +17,12 @@ def test_every_preset_loads_and_survives_being_written(name):
 def test_overrides_set_nested_keys_and_types():
     config = load_config(
         "digits",
-        ["optimiser.learning_rate=0.25", "recipe.hidden=[3, 4]", "data.name=mnist", "recipe.estimator.solver.kind=newton"],
+        [
+            "optimiser.learning_rate=0.25",
+            "recipe.hidden=[3, 4]",
+            "data.name=mnist",
+            "recipe.estimator.solver.kind=newton",
+        ],
     )
     assert config.optimiser.learning_rate == 0.25
     assert config.recipe.hidden == [3, 4]

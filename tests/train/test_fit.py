@@ -120,7 +120,10 @@ def test_one_compilation_whatever_the_chunks_and_seeds(tiny_experiment, getkey):
         traces.append(None)
         return wrong_class(output, targets)
 
-    experiment = Experiment(**{name: getattr(tiny_experiment, name) for name in ("system", "cost", "propagate", "optimiser", "train")}, wrong=counted)
+    experiment = Experiment(
+        **{name: getattr(tiny_experiment, name) for name in ("system", "cost", "propagate", "optimiser", "train")},
+        wrong=counted,
+    )
     fit(experiment, epochs=1, batch_size=10, key=getkey())
     once = len(traces)
     other = eqx.tree_at(lambda e: e.system.weights[0], experiment, 2 * experiment.system.weights[0])

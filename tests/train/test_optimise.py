@@ -32,7 +32,9 @@ def test_rates_go_to_the_parameters_they_name(system):
 
 
 def test_a_rate_for_no_parameter_is_refused(system):
-    with pytest.raises(ValueError, match=r"`optimiser.rates` names `weight.0`, which fits no parameter. There are: weights.0"):
+    with pytest.raises(
+        ValueError, match=r"`optimiser.rates` names `weight.0`, which fits no parameter. There are: weights.0"
+    ):
         OptimiserSettings(rates={"weight.0": 0.1}).build(system, 10, 2)
 
 
@@ -58,7 +60,10 @@ def test_another_rate_compiles_nothing_anew(system):
     [
         ({"kind": "constant"}, [1, 1, 1, 1]),
         ({"kind": "exponential", "factor": 0.5}, [1, 1, 0.5, 0.25]),
-        ({"kind": "cosine", "final": 0.2}, [1, 0.2 + 0.4 * (1 + np.cos(np.pi / 6)), 0.2 + 0.4 * (1 + np.cos(np.pi / 3)), 0.6]),
+        (
+            {"kind": "cosine", "final": 0.2},
+            [1, 0.2 + 0.4 * (1 + np.cos(np.pi / 6)), 0.2 + 0.4 * (1 + np.cos(np.pi / 3)), 0.6],
+        ),
     ],
 )
 def test_schedules_at_known_steps(settings, expected):
@@ -99,7 +104,7 @@ def test_non_negative_reaches_zero_exactly():
 
 
 def test_bounds_the_wrong_way_round_are_refused():
-    with pytest.raises(ValueError, match="`lower` = 1 must be less than `upper` = 0"):
-        bounded(1, 0)
+    with pytest.raises(ValueError, match="`lower` = 1.0 must be less than `upper` = 0.0"):
+        bounded(1.0, 0.0)
     with pytest.raises(ValueError, match="needs the parameters"):
-        bounded(0, 1).update(jnp.ones(2), optax.EmptyState(), None)
+        bounded(0.0, 1.0).update(jnp.ones(2), optax.EmptyState(), None)

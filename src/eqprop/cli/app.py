@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         return 130
-    except Exception as error:  # noqa: BLE001 (the outermost frame: every failure becomes one message)
+    except Exception as error:
         if debug:
             traceback.print_exc()
         typer.echo(f"Error: {_message(error)}", err=True)
