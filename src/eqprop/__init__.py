@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from eqprop.public import *
+    from eqprop.public import *  # noqa: F403
 
 
 class _Package(ModuleType):

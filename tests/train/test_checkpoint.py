@@ -45,19 +45,19 @@ def test_a_file_cut_short_is_called_that(tree, tmp_path, keep):
     path = tmp_path / "c.safetensors"
     checkpoint.write(path, checkpoint.named_arrays(tree), {})
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match="is damaged or cut short .* Restore it from a copy, or delete it"):
+    with pytest.raises(CheckpointError, match=r"is damaged or cut short .* Restore it from a copy, or delete it"):
         checkpoint.read(path)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="There is no checkpoint .*nothing"):
+    with pytest.raises(CheckpointError, match=r"There is no checkpoint .*nothing"):
         checkpoint.read(tmp_path / "nothing")
 
 
 def test_another_version_is_refused(tmp_path):
     path = tmp_path / "c.safetensors"
     path.write_bytes(safetensors.numpy.save({"a": np.zeros(1)}, metadata={"eqprop": '{"version": 99}'}))
-    with pytest.raises(CheckpointError, match="version 99, this release reads version 1"):
+    with pytest.raises(CheckpointError, match=r"version 99, this release reads version 1"):
         checkpoint.read(path)
 
 
@@ -69,7 +69,7 @@ def test_arrays_that_do_not_fit_are_refused(tree, tmp_path):
         checkpoint.fill({"weights": (jnp.zeros((2, 2)),)}, arrays)
     with pytest.raises(CheckpointError, match=r"float64\[2, 3\] in the checkpoint but float32\[2, 3\] here"):
         checkpoint.fill({"weights": (jnp.zeros((2, 3), jnp.float32),)}, arrays)
-    with pytest.raises(CheckpointError, match="holds no `biases`"):
+    with pytest.raises(CheckpointError, match=r"holds no `biases`"):
         checkpoint.fill({"biases": jnp.zeros(2)}, arrays)
     converted = checkpoint.fill({"weights": (jnp.zeros((2, 3), jnp.float32),)}, arrays, cast=True)
     assert converted["weights"][0].dtype == jnp.float32
@@ -94,7 +94,7 @@ def test_a_full_disk_leaves_the_old_file_intact(tree, tmp_path, monkeypatch, fai
             return _Full(handle, full) if "w" in mode else handle
 
         monkeypatch.setattr("builtins.open", open_full)
-    with pytest.raises(CheckpointError, match="the disk is full. The file written before is intact. Make room"):
+    with pytest.raises(CheckpointError, match=r"the disk is full. The file written before is intact. Make room"):
         checkpoint.write(path, checkpoint.named_arrays(tree), {"epoch": 2})
     monkeypatch.undo()
     assert path.read_bytes() == before

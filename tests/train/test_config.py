@@ -54,14 +54,14 @@ def test_a_wrong_override_is_named_with_its_remedy(override, message):
 def test_a_missing_preset_or_file_is_named():
     with pytest.raises(ConfigError, match=r"no preset `digts`. Did you mean `digits`\?"):
         load_config("digts")
-    with pytest.raises(ConfigError, match="no file nowhere.toml"):
+    with pytest.raises(ConfigError, match=r"no file nowhere.toml"):
         load_config("nowhere.toml")
 
 
 def test_a_file_that_is_no_toml_is_named(tmp_path):
     path = tmp_path / "bad.toml"
     path.write_text("epochs = = 3")
-    with pytest.raises(ConfigError, match="not a readable TOML file"):
+    with pytest.raises(ConfigError, match=r"not a readable TOML file"):
         load_config(path)
 
 

@@ -104,7 +104,7 @@ def test_non_negative_reaches_zero_exactly():
 
 
 def test_bounds_the_wrong_way_round_are_refused():
-    with pytest.raises(ValueError, match="`lower` = 1.0 must be less than `upper` = 0.0"):
+    with pytest.raises(ValueError, match=r"`lower` = 1.0 must be less than `upper` = 0.0"):
         bounded(1.0, 0.0)
-    with pytest.raises(ValueError, match="needs the parameters"):
+    with pytest.raises(ValueError, match=r"needs the parameters"):
         bounded(0.0, 1.0).update(jnp.ones(2), optax.EmptyState(), None)

@@ -122,12 +122,14 @@ def check_system(
         beta = _recommended(certificate)
     if gradient_error > 1e-4:
         problems.append(
-            f"The state gradient is not the derivative of the energy (relative difference {gradient_error:.1e}): a custom "
+            f"The state gradient is not the derivative of the energy (relative difference "
+            f"{gradient_error:.1e}): a custom "
             "derivative is wrong, or the energy has a kink or step at the rest state."
         )
     if asymmetry > ASYMMETRY:
         problems.append(
-            f"The coupling is not reciprocal: the Jacobian of the state gradient is asymmetric by {asymmetry:.1e}. A custom "
+            f"The coupling is not reciprocal: the Jacobian of the state gradient is asymmetric by "
+            f"{asymmetry:.1e}. A custom "
             "derivative in `energy` does not derive from a scalar; remove it."
         )
     return Checked(tuple(trials), best, asymmetry, gradient_error, certificate, beta, tuple(problems), tuple(warnings))
@@ -142,7 +144,8 @@ def _inputs_or_none_needed(system, inputs):
         system.energy(state, dummy[0])
     except Exception as error:
         raise ValueError(
-            f"`{type(system).__name__}` needs inputs to be checked ({type(error).__name__}: {error}). Point at a function "
+            f"`{type(system).__name__}` needs inputs to be checked ({type(error).__name__}: {error}). Point "
+            f"at a function "
             "that returns (system, cost, inputs, targets), inputs and targets with one example per row."
         ) from error
     return dummy
@@ -156,11 +159,13 @@ def _sanity(system, inputs):
     first, second = (np.asarray(system.energy(beside, inputs)) for _ in range(2))
     if first.shape != ():
         raise ValueError(
-            f"`{type(system).__name__}.energy` must return a scalar for one example; got shape {first.shape}. Sum over the units."
+            f"`{type(system).__name__}.energy` must return a scalar for one example; got shape "
+            f"{first.shape}. Sum over the units."
         )
     if not np.array_equal(first, second, equal_nan=True):
         problems.append(
-            f"The energy is random: {first} and then {second} for the same state and inputs. Make the randomness part of "
+            f"The energy is random: {first} and then {second} for the same state and inputs. Make the "
+            f"randomness part of "
             "the inputs, or take a sampling solver."
         )
     if not np.isfinite(first):

@@ -149,7 +149,8 @@ def training(
     while int(state.epoch) < epochs:
         epoch, began = int(state.epoch), time.perf_counter()
         judge = _Judge(state, max_unsettled)
-        for state, steps in _epoch(experiment, state, key, batch_size, watched):
+        for after, steps in _epoch(experiment, state, key, batch_size, watched):
+            state = after
             judge(state)
             if int(state.step) != steps:
                 yield Moment(state, epoch, int(state.step), steps, None)
