@@ -60,7 +60,7 @@ class Moment(NamedTuple):
     step: int
     steps: int | None
     """Steps in an epoch, where known."""
-    metrics: dict[str, float] | None
+    metrics: dict[str, float | int] | None
     """Of the epoch that has just ended, else None."""
 
 
@@ -68,7 +68,7 @@ class Fitted(NamedTuple):
     """What training gives."""
 
     system: System
-    metrics: list[dict[str, float]]
+    metrics: list[dict[str, float | int]]
 
 
 def fit(

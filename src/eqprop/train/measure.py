@@ -61,7 +61,7 @@ def sums_of(
     return {name: sums[name].astype(old.dtype) for name, old in no_sums().items()}
 
 
-def epoch_metrics(sums: Mapping[str, Array], *, errors: bool, saturation: bool) -> dict[str, float]:
+def epoch_metrics(sums: Mapping[str, Array], *, errors: bool, saturation: bool) -> dict[str, float | int]:
     """Means over an epoch, from its sums. A measure that has no meaning here is left out."""
     s = {name: float(np.asarray(value)) for name, value in sums.items()}
     examples, steps = max(s["examples"], 1), max(s["steps"], 1)

@@ -61,7 +61,7 @@ class Run:
         self.config: Config = load_config(self.folder / CONFIG)
 
     @property
-    def metrics(self) -> list[dict[str, float]]:
+    def metrics(self) -> list[dict[str, float | int]]:
         """The measures of each epoch."""
         return _read_metrics(self.folder / METRICS)
 
