@@ -84,7 +84,9 @@ class IterativeSolver(Solver):
         def advance(loop):
             state, _, _, carry, steps = loop
             state, residual, carry = self.step(system, inputs, state, carry)
-            return state, residual, residual <= self.tolerance(state, free), carry, steps + 1
+            # A state that overflows has an infinite tolerance too: infinity must not count as small.
+            done = jnp.isfinite(residual) & (residual <= self.tolerance(state, free))
+            return state, residual, done, carry, steps + 1
 
         loop = (
             settle_from,

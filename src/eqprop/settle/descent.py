@@ -95,7 +95,7 @@ class AdaptiveGradientFlow(Solver):
         )
         state = jax.tree.map(lambda ys: ys[-1], solution.ys)
         residual = rms(state_gradient(system, state, inputs))
-        settled = residual <= limit(state)
+        settled = jnp.isfinite(residual) & (residual <= limit(state))
         unsettled = RESULT.where(jnp.isfinite(residual), RESULT.max_steps_reached, RESULT.diverged)
         steps = jnp.asarray(solution.stats["num_steps"], jnp.int32)
         return Equilibrium(state, RESULT.where(settled, RESULT.settled, unsettled), residual, steps)
