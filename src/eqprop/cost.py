@@ -52,6 +52,7 @@ class CrossEntropy(Cost):
             targets = jax.nn.one_hot(targets, output.shape[-1], dtype=output.dtype)
         if jnp.shape(targets) != jnp.shape(output):
             raise ValueError(
-                f"`targets` of shape {jnp.shape(targets)} do not fit {output.shape[-1]} labels; give one-hot rows or class indices."
+                f"`targets` of shape {jnp.shape(targets)} do not fit {output.shape[-1]} labels; "
+                "give one-hot rows or class indices."
             )
         return jax.nn.logsumexp(output) - jnp.sum(targets * output)

@@ -51,7 +51,9 @@ def test_exactness_is_recognised_on_piecewise_quadratic_systems():
     network = ep.LayeredHopfield([4, 6, 3], key=jax.random.key(0))
     tight = ep.BlockDescent(rtol=1e-11, atol=1e-12)
     certificate = ep.certify(network, COST, X, Y, ep.EquilibriumPropagation(ep.symmetric(1e-3), tight))
-    assert certificate.ok and certificate.exact and certificate.order is None
+    assert certificate.ok
+    assert certificate.exact
+    assert certificate.order is None
     assert "exact (at the rounding floor)" in str(certificate)
 
 
@@ -60,7 +62,8 @@ def test_orders_are_fitted_for_each_stencil():
     for rule, order in ((ep.one_sided, 1), (ep.symmetric, 2), (ep.richardson, 4)):
         certificate = ep.certify(system, COST, inputs, targets, ep.EquilibriumPropagation(rule(0.05), ep.Newton()))
         assert certificate.ok, str(certificate)
-        assert abs(certificate.order - order) < 0.15 and certificate.declared_order == order
+        assert abs(certificate.order - order) < 0.15
+        assert certificate.declared_order == order
 
 
 def refused(propagate, message, system=SMOOTH, inputs=X, targets=Y):
@@ -145,4 +148,5 @@ def test_the_certificate_prints_every_parameter():
 def test_a_zero_gradient_is_certified_as_such():
     system, inputs = Springs(jnp.asarray([1.0, 2.0])), jnp.zeros((2, 2))
     certificate = ep.certify(system, COST, inputs, inputs, ep.EquilibriumPropagation(ep.symmetric(0.1), ep.Newton()))
-    assert certificate.ok and certificate.relative_error == 0
+    assert certificate.ok
+    assert certificate.relative_error == 0

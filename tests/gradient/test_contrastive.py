@@ -34,7 +34,7 @@ def test_hebbian_rule_in_closed_form():
 
 
 def test_coupled_learning_descends_the_stiffness_weighted_error():
-    # On springs, small eta: (E_c - E_0) / eta = eta / 2 (o - y)^T S (o - y), S the stiffness seen from the outputs, held.
+    # For small eta, (E_c - E_0) / eta is eta / 2 (o - y)^T S (o - y), with S the stiffness seen from the outputs.
     network = ep.FlowNetwork(
         5, [(0, 2), (1, 3), (2, 3), (3, 4), (2, 4)], jnp.arange(1.0, 6.0), driven=[0, 1], outputs=[4]
     )

@@ -38,7 +38,8 @@ def test_a_network_that_starts_at_zero_leaves_it():
     network = ep.LayeredHopfield([6, 10, 4], key=jax.random.key(0))
     for solver in (ep.BlockDescent(), ep.GradientFlow(), ep.FixedPoint()):
         state = ep.settle(network, jnp.ones(6), solver).state
-        assert (state[0] > 0).any() and jnp.abs(state[1]).max() > 0.01
+        assert (state[0] > 0).any()
+        assert jnp.abs(state[1]).max() > 0.01
     gradient = ep.UnrolledDifferentiation(ep.FixedPoint(), 8)(
         network, ep.SquaredError(), jnp.ones((1, 6)), jnp.ones((1, 4))
     ).gradient
@@ -97,7 +98,8 @@ def test_layers_and_graphs_are_one_and_the_same():
     inputs = jnp.asarray([0.5, 0.1, 0.9])
     a = ep.settle(layered, inputs, ep.BlockDescent(rtol=1e-12, atol=1e-13)).state
     b = ep.settle(graph, inputs, ep.BlockDescent(rtol=1e-12, atol=1e-13)).state
-    assert jnp.allclose(a[0], b["hidden"], atol=1e-11) and jnp.allclose(a[1], b["outputs"], atol=1e-11)
+    assert jnp.allclose(a[0], b["hidden"], atol=1e-11)
+    assert jnp.allclose(a[1], b["outputs"], atol=1e-11)
 
 
 @given(st.integers(2, 12), st.data())
@@ -149,4 +151,5 @@ def test_energies_are_permutation_invariant():
     )
     inputs = jnp.asarray([0.3, 0.8, 0.1])
     one, other = (ep.settle(n, inputs, ep.BlockDescent(rtol=1e-12, atol=1e-13)).state for n in (network, shuffled))
-    assert jnp.allclose(one[0][order], other[0], atol=1e-11) and jnp.allclose(one[1], other[1], atol=1e-11)
+    assert jnp.allclose(one[0][order], other[0], atol=1e-11)
+    assert jnp.allclose(one[1], other[1], atol=1e-11)
