@@ -43,12 +43,15 @@ class GraphNewton(IterativeSolver):
 
     non_finite: ClassVar[RESULT] = RESULT.singular
 
-    def init(self, system, inputs, state):
+    def init(self, system, inputs, state, stats):
         graph, _ = _parts(system)
         still = jnp.zeros_like(state)
         drive = -jax.grad(graph.quadratic)(still, inputs)
         stiffness = graph.quadratic_stiffness().astype(state.dtype)
         return self.laplacian.assemble(graph.edges(), stiffness, state.size), drive
+
+    def stats(self, carry):
+        return {}
 
     def step(self, system, inputs, state, carry):
         graph, nudges = _parts(system)
@@ -148,22 +151,25 @@ class Stepped(Solver):
     ramps: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
 
     def solve(self, system, inputs, start, *, free, key):
-        def attempt(stepped, x, begin):
-            return self.solver.solve(stepped, x, begin, free=free, key=key)
-
-        def staged(best, stages):
-            state, last = start, best
-            for shunted, x in stages:
-                last = attempt(shunted, x, state)
-                state = jax.tree.map(lambda n, o, ok=last.settled: jnp.where(ok, n, o), last.state, state)
-            return last
-
-        def whole(fraction):
-            return jax.tree.map(lambda x: fraction * x, inputs)
-
-        first = attempt(system, inputs, start)
         dtype = jax.tree.leaves(start)[0].dtype
-        shunted = [(Shunted(system, jnp.asarray(g, dtype)), inputs) for g in self.shunts] + [(system, inputs)]
-        raised = [(system, whole(f)) for f in self.ramps] + [(system, inputs)]
-        second = jax.lax.cond(first.settled, lambda: first, lambda: staged(first, shunted))
-        return jax.lax.cond(second.settled, lambda: second, lambda: staged(second, raised))
+        shunts = jnp.asarray([*self.shunts, 0.0, *(0.0 for _ in self.ramps), 0.0], dtype)
+        fractions = jnp.asarray([*(1.0 for _ in self.shunts), 1.0, *self.ramps, 1.0], dtype)
+
+        def failing(loop):
+            stage, _, found = loop
+            last = (shunts[stage - 1] == 0) & (fractions[stage - 1] == 1)
+            return (stage < len(shunts)) & ~(last & found.settled)
+
+        def advance(loop):
+            stage, state, _ = loop
+            # The ramp begins anew: where the shunts led is where it went wrong.
+            state = jax.tree.map(lambda s, o: jnp.where(stage == len(self.shunts) + 1, o, s), state, start)
+            scaled = jax.tree.map(lambda x: fractions[stage].astype(x.dtype) * x, inputs)
+            found = self.solver.solve(Shunted(system, shunts[stage]), scaled, state, free=free, key=key)
+            kept = jax.tree.map(lambda n, o: jnp.where(found.settled, n, o), found.state, state)
+            return stage + 1, kept, found
+
+        first = self.solver.solve(system, inputs, start, free=free, key=key)
+        begin = jnp.where(first.settled, len(shunts), 0)
+        _, _, found = jax.lax.while_loop(failing, advance, (begin, start, first))
+        return found
