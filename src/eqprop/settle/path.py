@@ -95,8 +95,8 @@ class PathNewton(Solver):
         loop = (path, residual(path), infinite, jnp.zeros((), bool), jnp.zeros((), jnp.int32), empty)
         path, _, size, done, steps, (blocks, factors) = jax.lax.while_loop(unfinished, advance, loop)
         soft = ~(_softest(factors, held) > self.singular_below * _stiffness(blocks))
-        unsettled = RESULT.where(jnp.isfinite(size), RESULT.max_steps_reached, RESULT.singular)
-        result = RESULT.where(done & ~soft, RESULT.settled, RESULT.where(done, RESULT.singular, unsettled))
+        result = RESULT.where(done, RESULT.settled, RESULT.max_steps_reached)
+        result = RESULT.where(soft | ~jnp.isfinite(size), RESULT.singular, result)
         return Equilibrium(path, result, size, steps)
 
     def _damped(self, system, residual, path, value, direction):

@@ -64,13 +64,13 @@ EXACT = PathNewton(rtol=1e-11, atol=1e-13)
 TRUTH = ImplicitDifferentiation(Newton(rtol=1e-12, atol=1e-13))
 
 
-def problem(ends, steps=60, duration=4.0, **options):
+def problem(ends, steps=60, duration=4.4, **options):
     """A system, its cost, a batch of two drives, and targets."""
     rng = np.random.default_rng(1)
     system = Path(oscillators(), ends, steps=steps, duration=duration, **options)
     time = np.linspace(0, 1, steps + 1)[None, :, None]
     drive = 0.5 * np.sin(2 * np.pi * time * np.array([1, 2, 1])) * rng.normal(size=(2, 1, 3))
-    targets = rng.normal(size=(2, len(system.times), len(system.coordinates))) * 0.3
+    targets = rng.normal(size=(2, len(system.times), len(system.coordinates))) * 0.1
     return system, RunningCost(SquaredError(), system.weights()), jnp.asarray(drive), jnp.asarray(targets)
 
 
@@ -116,28 +116,28 @@ def test_gradient_at_a_saddle_of_the_action_and_its_order():
 
 
 @pytest.mark.parametrize(
-    "ends",
+    ("ends", "nudge"),
     [
-        FixedEnds([0.6, -0.4, 0.3], [-0.5, 0.2, 0.7]),
-        Periodic(),
-        NaturalEnds(),
-        NaturalEnds(first=[0.1, 0.2, 0.3], end_energy=lambda q: 0.5 * jnp.sum(q**2)),
+        (Periodic(), CostNudged),
+        (NaturalEnds(first=[0.1, 0.2, 0.3], end_energy=lambda q: 0.5 * jnp.sum(q**2)), Forced),
+        pytest.param(NaturalEnds(), CostNudged, marks=pytest.mark.slow),
+        pytest.param(FixedEnds([0.6, -0.4, 0.3], [-0.5, 0.2, 0.7]), Forced, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("nudge", [Forced, CostNudged])
 def test_gradient_with_every_kind_of_end(ends, nudge):
     system, cost, drive, targets = problem(ends)
-    estimate = EquilibriumPropagation(symmetric(1e-3), EXACT, nudge=nudge)(system, cost, drive, targets)
+    estimate = EquilibriumPropagation(symmetric(3e-4), EXACT, nudge=nudge)(system, cost, drive, targets)
     assert estimate.settled.all()
     assert error(estimate, TRUTH(system, cost, drive, targets)) < 1e-5
 
 
+@pytest.mark.slow
 def test_holomorphic_nudges_reach_a_higher_order():
     class Analytic(Path):
         holomorphic = True
 
     base, cost, drive, targets = problem(FixedEnds([0.6, -0.4, 0.3], [-0.5, 0.2, 0.7]))
-    system = Analytic(base.lagrangian, base.ends, steps=60, duration=4.0)
+    system = Analytic(base.lagrangian, base.ends, steps=60, duration=base.duration)
     estimate = EquilibriumPropagation(holomorphic(0.05, points=6), EXACT)(system, cost, drive, targets)
     assert error(estimate, TRUTH(system, cost, drive, targets)) < 1e-9
 
@@ -163,14 +163,14 @@ def test_static_limit_gives_the_gradient_of_the_static_energy():
     targets = jnp.broadcast_to(target, (1, 41, 3))
     cost = RunningCost(SquaredError(), system.weights() / 2.9)
     gradient = EquilibriumPropagation(symmetric(1e-3), EXACT)(system, cost, drive, targets).gradient.lagrangian
-    np.testing.assert_allclose(gradient.spring, exact[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(gradient.spring, (exact[0] + exact[0].T) / 2, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(gradient.quartic, exact[1], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_given_ends_deliver_their_own_gradient():
-    base, cost, drive, targets = problem(GivenEnds())
+    system, cost, drive, targets = problem(GivenEnds())
     inputs = {"first": jnp.array([[0.6, -0.4, 0.3]]), "last": jnp.array([[-0.5, 0.2, 0.7]]), "drive": drive[:1]}
-    system = Path(base.lagrangian, GivenEnds(), steps=60, duration=4.0)
     estimate = EquilibriumPropagation(symmetric(1e-3), EXACT)(system, cost, inputs, targets[:1])
     assert error(estimate, TRUTH(system, cost, inputs, targets[:1])) < 1e-5
 
@@ -188,7 +188,7 @@ def test_shots_obey_the_discrete_equations_and_shooting_meets_the_end():
 
 def test_continuation_in_the_duration():
     ends, lagrangian = FixedEnds([0.6, -0.4, 0.3], [-0.5, 0.2, 0.7]), oscillators(quartic=1.0)
-    paths = [Path(lagrangian, ends, steps=60, duration=t) for t in (0.5, 1.5, 2.5)]
+    paths = [Path(lagrangian, ends, steps=60, duration=t) for t in (0.5, 1.0, 1.5, 2.0, 2.5)]
     reached = follow(paths, None, EXACT)
     assert reached.settled
     slope = jax.grad(paths[-1].energy)(reached.state, None)
@@ -263,7 +263,7 @@ def test_an_autonomous_periodic_path_needs_a_pin():
         (lambda: Path(oscillators(), Periodic(), steps=9, duration=1.0, coordinates=(3,)), "`coordinates` must lie"),
         (
             lambda: Path(oscillators(), FixedEnds([0.0] * 3, [0.0] * 3), steps=9, duration=1.0, times=(0,)),
-            "must name free points, 1 to 9",
+            "must name free points, 1 to 8",
         ),
     ],
 )

@@ -118,11 +118,10 @@ class Periodic(Ends):
     the path's shifts in time. A driven system needs none.
     """
 
-    pin: tuple[int, float] | None = eqx.field(static=True, default=None)
+    pin: tuple[int, float] | None = eqx.field(static=True)
 
-    def __check_init__(self):
-        if self.pin is not None:
-            _numbers("Periodic.pin", self.pin)
+    def __init__(self, pin: tuple[int, float] | None = None):
+        self.pin = None if pin is None else (int(pin[0]), *_numbers("Periodic.pin", pin[1]))
 
     @property
     def closed(self):
