@@ -19,6 +19,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from eqprop.system import System
@@ -87,11 +88,11 @@ class Pooled(Window):
 
     def weights(self, sample, samples):
         dtype = jnp.zeros(()).dtype
-        pool = jnp.arange(self.pools)
         # Pool j holds the samples i with floor(i * pools / samples) = j; their number is a difference of ceilings.
-        size = -((-(pool + 1) * samples) // max(self.pools, 1)) + (-pool * samples) // max(self.pools, 1)
-        mine = (sample * self.pools) // samples == pool
-        means = jnp.where(mine, 1 / size.astype(dtype), 0)
+        edges = -((-np.arange(self.pools + 1) * samples) // max(self.pools, 1))
+        sizes = jnp.asarray(np.diff(edges), dtype)
+        mine = (sample >= jnp.asarray(edges[:-1])) & (sample < jnp.asarray(edges[1:]))
+        means = jnp.where(mine, 1 / sizes, 0)
         return jnp.append(means, (sample == samples - 1).astype(dtype)) if self.last else means
 
 

@@ -60,17 +60,19 @@ def run(system: Hamiltonian, drive: PyTree, samples: int, begin: Point) -> RunEn
     empty = None if keeps else system.window.start(shape, samples)
     # The window's rows come before the batch; features are turned at the end.
 
-    def sample(carry, index):
-        position, momentum, rows = carry
+    # Samples are counted in the carry: an array of their numbers would grow with the run.
+    def sample(carry, _):
+        position, momentum, rows, index = carry
         at = _at(drive, index, 1)
         position, momentum = _kicks(system, at, index, samples, position, momentum)
         reading = jax.vmap(system.reading)(position)
         if keeps:
-            return (position, momentum, rows), reading
+            return (position, momentum, rows, index + 1), reading
         weights = system.window.weights(index, samples).astype(reading.dtype)
-        return (position, momentum, rows + weights[:, None, None] * reading[None]), None
+        return (position, momentum, rows + weights[:, None, None] * reading[None], index + 1), None
 
-    (position, momentum, rows), readings = jax.lax.scan(sample, (position, momentum, empty), jnp.arange(samples))
+    start = (position, momentum, empty, jnp.zeros((), jnp.int32))
+    (position, momentum, rows, _), readings = jax.lax.scan(sample, start, length=samples)
     return RunEnd(position, momentum, jnp.moveaxis(readings if keeps else rows, 0, 1))
 
 
@@ -163,7 +165,8 @@ def replay(
         velocity = jax.grad(lambda p: jnp.sum(kinetic(parameters, p)))(momentum)
         return position + drift * velocity, momentum, gathered, drive_gathered
 
-    def sample(carry, index):
+    def sample(carry, _):
+        *carry, index = carry
         at = _at(drive, index, 1)
         nothing = jax.tree.map(jnp.zeros_like, at) if learn_drive else None
         # The reading belongs to the last kick of a sample, which comes first on the way back.
@@ -173,10 +176,11 @@ def replay(
                 lambda c, inner: (point(c, inner, at, index, False), None),
                 inside, jnp.arange(system.substeps - 1), reverse=True,
             )[0]  # fmt: skip
-        return inside[:3], inside[3]
+        return (*inside[:3], index - 1), inside[3]
 
-    start = (position, momentum, jax.tree.map(jnp.zeros_like, parameters) if learn else None)
-    (position, momentum, gathered), drives = jax.lax.scan(sample, start, jnp.arange(samples), reverse=True)
+    gathered = jax.tree.map(jnp.zeros_like, parameters) if learn else None
+    start = (position, momentum, gathered, jnp.asarray(samples - 1, jnp.int32))
+    (position, momentum, gathered, _), drives = jax.lax.scan(sample, start, length=samples, reverse=True)
     drives = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), drives)
     return Replay(gathered, position, -momentum, drives)
 
