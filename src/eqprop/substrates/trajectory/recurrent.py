@@ -38,7 +38,6 @@ class RecurrentHamiltonian(Hamiltonian):
         coupling: Scale of the recurrent weights at the start.
         gain: Scale of the input weights at the start.
         window: Which readings become features: `Pooled(pools)`, or `EverySample()` to forecast or to drive another block.
-        samples: Number of samples, which a readout of pooled features need not know.
 
     Raises:
         ValueError: for sizes that are not positive, or frequencies that the step cannot follow.
@@ -118,6 +117,7 @@ def recurrent_stack(
     key: PRNGKeyArray,
     window: Window | None = None,
     step: float = 0.5,
+    substeps: int = 1,
     frequencies: tuple[float, float] = (0.05, 1.0),
     coupling: float = 0.5,
     gain: float = 1.0,
@@ -131,6 +131,7 @@ def recurrent_stack(
         key: Random key.
         window: Of the last block.
         step: Of all blocks.
+        substeps: Of all blocks.
         frequencies: Of all blocks.
         coupling: Of all blocks.
         gain: Of all blocks.
@@ -146,7 +147,7 @@ def recurrent_stack(
         blocks.append(
             RecurrentHamiltonian(
                 channels, count, labels if last else count,
-                key=jax.random.fold_in(key, number), step=step, frequencies=frequencies, coupling=coupling, gain=gain,
+                key=jax.random.fold_in(key, number), step=step, substeps=substeps, frequencies=frequencies, coupling=coupling, gain=gain,
                 window=window if last else EverySample(),
             )
         )  # fmt: skip
