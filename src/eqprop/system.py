@@ -19,19 +19,32 @@ from typing import ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, Int, PRNGKeyArray, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray, PyTree
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import AbstractEquilibrium
 
-__all__ = ["Clamped", "Conditionals", "CostNudged", "Forced", "Nudge", "Nudged", "Sum", "System", "project"]
+__all__ = [
+    "Clamped",
+    "Conditionals",
+    "CostNudged",
+    "Edges",
+    "Forced",
+    "GraphSystem",
+    "Nudge",
+    "Nudged",
+    "Sum",
+    "System",
+    "project",
+]
 
 
 class System(eqx.Module):
-    """A scalar function of (state, inputs) for one example; its own inexact JAX arrays are the parameters.
+    """A scalar function of (state, inputs) for one example; its own inexact arrays are the parameters.
 
-    Write `energy` and `initial_state`; the rest has defaults. Constants that are not to be trained are
-    Python numbers, NumPy arrays or static fields: only JAX arrays of floating point are parameters.
+    Write `energy` and `initial_state`; the rest has defaults. Every array of floating point among the fields, JAX's or
+    NumPy's, is a parameter; constants that are not to be trained are Python numbers, or static fields (tuples).
     """
 
     holomorphic: ClassVar[bool] = False
@@ -110,6 +123,59 @@ class Conditionals(NamedTuple):
     """The random numbers of one sweep over all blocks."""
     draw: Callable[[int | Int[Array, ""], PyTree, Inexact[Array, ""], PyTree], PyTree]
     """`(block, noise, temperature, state)` to the state with that block redrawn given the others."""
+
+
+class Edges(NamedTuple):
+    r"""Which units each edge joins: its extension is $u = g_t s_t - g_h s_h$ plus what the inputs add.
+
+    Unit -1 is none (a wall, a source). NumPy arrays, of one length.
+    """
+
+    tail: Int[np.ndarray, " edge"]
+    head: Int[np.ndarray, " edge"]
+    tail_gain: Float[np.ndarray, " edge"]
+    head_gain: Float[np.ndarray, " edge"]
+
+
+class GraphSystem(System):
+    r"""A system on a graph: a quadratic energy plus a function of each further edge's extension,
+
+    $$E(s, x) = Q(s, x) + \sum_e \varphi_e(u_e), \qquad u = \text{affine in } s,$$
+
+    where $Q$ too couples units along edges only. The second derivative is a weighted graph Laplacian with a constant
+    part, which a solver assembles once, and one number for each further edge. The state is one vector of units.
+    """
+
+    @abc.abstractmethod
+    def quadratic(self, state: Inexact[Array, " unit"], inputs: PyTree) -> Inexact[Array, ""]:
+        """$Q$, quadratic in the state."""
+
+    @abc.abstractmethod
+    def edges(self) -> tuple[Edges, Edges]:
+        """The edges of $Q$, and the further ones; static structure."""
+
+    @abc.abstractmethod
+    def quadratic_stiffness(self) -> Inexact[Array, " edge"]:
+        """Second derivative of $Q$ in the extension of each of its edges."""
+
+    @abc.abstractmethod
+    def extension(self, state: Inexact[Array, " unit"], inputs: PyTree) -> Inexact[Array, " edge"]:
+        """Extensions $u$ of the further edges."""
+
+    @abc.abstractmethod
+    def edge_energy(self, extension: Inexact[Array, " edge"]) -> Inexact[Array, " edge"]:
+        r"""$\varphi_e(u_e)$."""
+
+    @abc.abstractmethod
+    def tension(self, extension: Inexact[Array, " edge"]) -> Inexact[Array, " edge"]:
+        r"""$\varphi_e'(u_e)$."""
+
+    @abc.abstractmethod
+    def stiffness(self, extension: Inexact[Array, " edge"]) -> Inexact[Array, " edge"]:
+        r"""$\varphi_e''(u_e)$."""
+
+    def energy(self, state, inputs):
+        return self.quadratic(state, inputs) + jnp.sum(self.edge_energy(self.extension(state, inputs)))
 
 
 class Sum(System):
@@ -286,7 +352,9 @@ class Clamped(Nudged):
         marks = pull_back(jax.tree.map(jnp.ones_like, read))[0]
         # For outputs that are coordinates of the state, reading what was pulled back returns it.
         again = system.output(values)
-        gap = sum(jnp.sum(jnp.abs(a - b)) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(outputs), strict=True))
+        gap = sum(
+            jnp.sum(jnp.abs(a - b)) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(outputs), strict=True)
+        )
         size = sum(jnp.sum(jnp.abs(a)) for a in jax.tree.leaves(outputs))
         values = eqx.error_if(
             values,

@@ -5,13 +5,13 @@ one reverse pass for the whole batch, never a gradient per example.
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Inexact, Int, Key, PRNGKeyArray, PyTree, UInt32
+from jaxtyping import Array, Bool, Inexact, Int, Key, PRNGKeyArray, PyTree
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import RESULT, AbstractEquilibrium
@@ -107,7 +107,7 @@ def free_phase(
     solver: Solver,
     inputs: PyTree,
     start: PyTree | None,
-    keys: Key[Array, " batch"] | UInt32[Array, "batch word"] | None,
+    keys: Key[Array, " batch"] | None,
 ) -> AbstractEquilibrium:
     """The free equilibria of a batch."""
 
@@ -218,7 +218,11 @@ def batch_size(inputs: PyTree) -> int:
 
 def check_batch(system: System, inputs: PyTree, targets: PyTree) -> None:
     """Raise ValueError for batches that cannot be right, before anything is traced."""
-    shapes = {f"`{name}`": np.shape(leaf) for name, tree in (("inputs", inputs), ("targets", targets)) for leaf in jax.tree.leaves(tree)}
+    shapes = {
+        f"`{name}`": np.shape(leaf)
+        for name, tree in (("inputs", inputs), ("targets", targets))
+        for leaf in jax.tree.leaves(tree)
+    }
     if not jax.tree.leaves(inputs):
         raise ValueError("`inputs` holds no array; give a batch, leading axis the example.")
     lengths = {shape[0] if shape else None for shape in shapes.values()}

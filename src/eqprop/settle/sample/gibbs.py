@@ -39,7 +39,9 @@ class Gibbs(Sampler):
     burn_in: int = 20
     samples: int = 20
     thin: int = 1
-    hottest: Float[Array, ""] | None = eqx.field(converter=lambda t: None if t is None else jnp.asarray(t), default=None)
+    hottest: Float[Array, ""] | None = eqx.field(
+        converter=lambda t: None if t is None else jnp.asarray(t), default=None
+    )
     standard_error: float | None = None
 
     def __check_init__(self):

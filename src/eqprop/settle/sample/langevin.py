@@ -47,7 +47,9 @@ class Langevin(Sampler):
     burn_in: int = 200
     samples: int = 50
     thin: int = 10
-    hottest: Float[Array, ""] | None = eqx.field(converter=lambda t: None if t is None else jnp.asarray(t), default=None)
+    hottest: Float[Array, ""] | None = eqx.field(
+        converter=lambda t: None if t is None else jnp.asarray(t), default=None
+    )
     standard_error: float | None = None
 
     def __check_init__(self):
@@ -84,7 +86,9 @@ class MALA(Sampler):
     burn_in: int = 200
     samples: int = 50
     thin: int = 10
-    hottest: Float[Array, ""] | None = eqx.field(converter=lambda t: None if t is None else jnp.asarray(t), default=None)
+    hottest: Float[Array, ""] | None = eqx.field(
+        converter=lambda t: None if t is None else jnp.asarray(t), default=None
+    )
     standard_error: float | None = None
 
     def __check_init__(self):
@@ -125,7 +129,9 @@ def _check_step(sampler):
 def _check_continuous(sampler, system):
     name = type(sampler).__name__
     if system.discrete:
-        raise ValueError(f"`{name}` follows gradients, which the discrete `{type(system).__name__}` has not; use `Gibbs`.")
+        raise ValueError(
+            f"`{name}` follows gradients, which the discrete `{type(system).__name__}` has not; use `Gibbs`."
+        )
     if system.bounds() is not None:
         raise ValueError(
             f"`{name}` cannot keep `{type(system).__name__}` within its bounds; a wall would distort the distribution. "

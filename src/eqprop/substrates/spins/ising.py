@@ -175,7 +175,9 @@ class Ising(System):
     def _clamped(self, inputs):
         flat = jnp.ravel(inputs)
         if flat.shape[0] != self.inputs:
-            raise ValueError(f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this model has {self.inputs} inputs.")
+            raise ValueError(
+                f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this model has {self.inputs} inputs."
+            )
         return flat if jnp.issubdtype(flat.dtype, jnp.inexact) else flat.astype(self.field.dtype)
 
 
@@ -192,7 +194,9 @@ def ising_from_couplings(
     """
     matrix = np.asarray(couplings)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or np.shape(field) != matrix.shape[:1]:
-        raise ValueError(f"`couplings` must be square with one `field` per spin; got shapes {matrix.shape} and {np.shape(field)}.")
+        raise ValueError(
+            f"`couplings` must be square with one `field` per spin; got shapes {matrix.shape} and {np.shape(field)}."
+        )
     gap = np.abs(matrix - matrix.T)
     if gap.max() > 1e-6 * np.abs(matrix).max():
         i, j = np.unravel_index(int(gap.argmax()), gap.shape)
@@ -226,5 +230,7 @@ def all_spins(count: int) -> Float[np.ndarray, "configuration spin"]:
         ValueError: for more than 20 spins.
     """
     if count > _MOST:
-        raise ValueError(f"{count} spins have 2**{count} configurations, too many to list (at most 2**{_MOST}); use `Gibbs`.")
+        raise ValueError(
+            f"{count} spins have 2**{count} configurations, too many to list (at most 2**{_MOST}); use `Gibbs`."
+        )
     return 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1) - 1

@@ -132,7 +132,9 @@ class LayeredBoltzmann(System):
         gain: float = 0.5,
     ):
         if len(layers) + (inputs > 0) < 2 or min(layer.count for layer in layers) < 1:
-            raise ValueError(f"`layers` must hold at least two layers of units, inputs counted, none empty; got {list(layers)}.")
+            raise ValueError(
+                f"`layers` must hold at least two layers of units, inputs counted, none empty; got {list(layers)}."
+            )
         if not -len(layers) <= outputs < len(layers):
             raise ValueError(f"`outputs` must name one of the {len(layers)} layers; got {outputs}.")
         self.layers = tuple(layers)
@@ -217,5 +219,7 @@ class LayeredBoltzmann(System):
     def _clamped(self, inputs):
         flat = jnp.ravel(inputs)
         if flat.shape[0] != self.inputs:
-            raise ValueError(f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this machine has {self.inputs} inputs.")
+            raise ValueError(
+                f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this machine has {self.inputs} inputs."
+            )
         return flat if jnp.issubdtype(flat.dtype, jnp.inexact) else flat.astype(self.biases[0].dtype)
