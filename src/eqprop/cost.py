@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact, Int, PyTree
 
-__all__ = ["Cost", "CrossEntropy", "SquaredError"]
+__all__ = ["Cost", "CrossEntropy", "PhaseError", "SquaredError"]
 
 
 class Cost(eqx.Module):
@@ -53,3 +53,20 @@ class CrossEntropy(Cost):
                 f"`targets` of shape {jnp.shape(targets)} do not fit {output.shape[-1]} labels; give one-hot rows or class indices."
             )
         return jax.nn.logsumexp(output) - jnp.sum(targets * output)
+
+
+class PhaseError(Cost):
+    r"""$C = \sum_i 1 - \cos(o_i - y_i)$ for outputs that are angles [rad]: the same for $o$ and $o + 2\pi$.
+
+    Half the squared distance for small errors, and bounded on both sides, so that negative nudges are safe.
+    """
+
+    def __call__(self, output, targets):
+        outputs, wanted = jax.tree.leaves(output), jax.tree.leaves(targets)
+        for o, y in zip(outputs, wanted, strict=True):
+            if jnp.shape(o) != jnp.shape(y):
+                raise ValueError(
+                    f"`targets` of shape {jnp.shape(y)} do not fit the output phases of shape {jnp.shape(o)}; "
+                    "give one angle in radians per output."
+                )
+        return sum(jnp.sum(1 - jnp.cos(o - y)) for o, y in zip(outputs, wanted, strict=True))
