@@ -63,7 +63,9 @@ class Branches:
 
     def __str__(self) -> str:
         total = int(self.counts.sum()) + self.unsettled
-        lines = [f"{len(self.counts)} rest state{'s' * (len(self.counts) != 1)} from {total} starts, {self.unsettled} unsettled"]
+        lines = [
+            f"{len(self.counts)} rest state{'s' * (len(self.counts) != 1)} from {total} starts, {self.unsettled} unsettled"
+        ]
         lines += [
             f"  {k}: energy {energy:.6g}, reached by {count / total:.0%}"
             for k, (energy, count) in enumerate(zip(self.energies, self.counts, strict=True))
@@ -96,7 +98,9 @@ def branches(
     shape = jax.tree.map(jnp.shape, system.initial_state(inputs))
     given = jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], starts)
     if shape != given:
-        raise ValueError(f"`starts` hold states of shapes {given}; this system's state has {shape}. Leading axis: the start.")
+        raise ValueError(
+            f"`starts` hold states of shapes {given}; this system's state has {shape}. Leading axis: the start."
+        )
     found = _from_all(system, inputs, solver, starts)
     settled = np.asarray(found[1])
     rows, energies = _rows(found[0])[settled], np.asarray(found[2])[settled]

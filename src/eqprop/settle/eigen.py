@@ -74,7 +74,9 @@ class DenseEigen(Solver):
             del state
             size = start.shape[0]
             if self.level >= size:
-                raise ValueError(f"`level` = {self.level} does not exist: there are {size} states, the ground state is 0.")
+                raise ValueError(
+                    f"`level` = {self.level} does not exist: there are {size} states, the ground state is 0."
+                )
             values, vectors = jnp.linalg.eigh(_matrix(linear, inputs, size, start.dtype))
             return values, vectors.T, steps + 0
 
@@ -109,7 +111,9 @@ class Lanczos(Solver):
         del key
         size = start.shape[0]
         if self.level + 2 > size:
-            raise ValueError(f"`Lanczos.level` = {self.level} needs more than the {size} states there are; use `DenseEigen`.")
+            raise ValueError(
+                f"`Lanczos.level` = {self.level} needs more than the {size} states there are; use `DenseEigen`."
+            )
         precise = 0.1 * self.atol if free is None else 1e-2 * self.rtol
 
         def lowest(linear, state, steps):

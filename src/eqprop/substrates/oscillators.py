@@ -246,7 +246,9 @@ class LayeredOscillators(System):
 
     def _fields(self, inputs):
         if jnp.shape(inputs) != self.cosine.shape[:1]:
-            raise ValueError(f"`inputs` must be a vector of {self.cosine.shape[0]} numbers; got shape {jnp.shape(inputs)}.")
+            raise ValueError(
+                f"`inputs` must be a vector of {self.cosine.shape[0]} numbers; got shape {jnp.shape(inputs)}."
+            )
         first = (jnp.dot(inputs, self.cosine), jnp.dot(inputs, self.sine))
         fields = [(bias[0], bias[1]) for bias in self.biases]
         fields[0] = (fields[0][0] + first[0], fields[0][1] + first[1])
@@ -276,14 +278,20 @@ def rest_phase(
 def _check_graph(graph, free):
     pairs, count = graph.edges, graph.units
     if graph.coupling.shape != (len(pairs),):
-        raise ValueError(f"`coupling` of shape {graph.coupling.shape} does not fit {len(pairs)} edges; give one number per edge.")
+        raise ValueError(
+            f"`coupling` of shape {graph.coupling.shape} does not fit {len(pairs)} edges; give one number per edge."
+        )
     if any(i == j or i < 0 or j >= count for i, j in pairs) or len(set(pairs)) < len(pairs):
-        raise ValueError(f"`edges` must join two different oscillators among 0 to {count - 1}, each pair once; got {list(pairs)}.")
+        raise ValueError(
+            f"`edges` must join two different oscillators among 0 to {count - 1}, each pair once; got {list(pairs)}."
+        )
     if graph.field.shape != (len(graph.driven),):
         raise ValueError(f"`field` of shape {graph.field.shape} does not fit {len(graph.driven)} driven oscillators.")
     for name, values in (("harmonic", graph.harmonic), ("frequency", graph.frequency)):
         if values is not None and values.shape != (count,):
-            raise ValueError(f"`{name}` of shape {values.shape} does not fit {count} oscillators; give one number for each.")
+            raise ValueError(
+                f"`{name}` of shape {values.shape} does not fit {count} oscillators; give one number for each."
+            )
     if any(unit not in range(count) for unit in (*graph.driven, *dict(graph.pinned), *graph.outputs)):
         raise ValueError(f"`driven`, `pinned` and `outputs` must name oscillators 0 to {count - 1}.")
     if not free or any(unit in dict(graph.pinned) for unit in graph.outputs):
@@ -293,7 +301,9 @@ def _check_graph(graph, free):
 def _check_symmetry(graph):
     """Raise unless something holds the common phase of every connected part."""
     fields = {unit for k, unit in enumerate(graph.driven) if not _is_zero(graph.field, k)}
-    harmonics = {unit for unit in range(graph.units) if graph.harmonic is not None and not _is_zero(graph.harmonic, unit)}
+    harmonics = {
+        unit for unit in range(graph.units) if graph.harmonic is not None and not _is_zero(graph.harmonic, unit)
+    }
     holding = fields | harmonics | set(dict(graph.pinned))
     parts = _parts(graph.units, graph.edges)
     for part in parts:

@@ -84,16 +84,18 @@ class PauliHamiltonian(System):
         norm = jnp.sum(state * state)
         return jnp.sum(state * self.apply(state, inputs)) / norm + 0.25 * (norm - 1) ** 2
 
-    def apply(self, state: Inexact[Array, "dim *ancilla"], inputs: Inexact[Array, " input"]) -> Inexact[Array, "dim *ancilla"]:
+    def apply(
+        self, state: Inexact[Array, "dim *ancilla"], inputs: Inexact[Array, " input"]
+    ) -> Inexact[Array, "dim *ancilla"]:
         """H times a state, without ever forming H."""
         if jnp.shape(inputs) != (len(self.input_terms),):
             raise ValueError(
                 f"`inputs` of shape {jnp.shape(inputs)} do not fit {len(self.input_terms)} input terms; give one coefficient for "
                 "each (an array of length 0 where there are none)."
             )
-        weighted = [
-            (self.coefficients[k], string) for k, strings in enumerate(self.terms) for string in strings
-        ] + [(inputs[k], string) for k, strings in enumerate(self.input_terms) for string in strings]
+        weighted = [(self.coefficients[k], string) for k, strings in enumerate(self.terms) for string in strings] + [
+            (inputs[k], string) for k, strings in enumerate(self.input_terms) for string in strings
+        ]
         # Strings that flip the same spins share one permutation of the amplitudes.
         by_flip: dict[tuple[int, ...], Array] = {}
         for coefficient, string in weighted:
