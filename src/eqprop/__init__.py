@@ -12,3 +12,13 @@ from eqprop.gradient.reference import *
 from eqprop.gradient.contrastive import *
 from eqprop.gradient.layer import Layer
 from eqprop.gradient.certify import Certificate, certify
+from eqprop.cost import PhaseError
+from eqprop.gradient.one_phase import OnePhase
+from eqprop.settle.branches import Polished, branches, held
+from eqprop.settle.doubled import DoubledFlow
+from eqprop.settle.eigen import DenseEigen, Lanczos, ThermalEigen
+from eqprop.substrates.agnostic import Agnostic
+from eqprop.substrates.bilevel import InnerProblem
+from eqprop.substrates.field import AntisymmetricForced, Doubled, Dyads, Field, FieldForced, OneWay
+from eqprop.substrates.oscillators import LayeredOscillators, OscillatorGraph
+from eqprop.substrates.quantum import PauliHamiltonian

@@ -28,7 +28,7 @@ class DoubledFlow(IterativeSolver):
     atol: float = 1e-12
     max_steps: int = 1_000
 
-    def init(self, system, inputs, state):
+    def init(self, system, inputs, state, stats):
         pair = isinstance(state, tuple) and len(state) == 2
         if not pair or jax.tree.map(jnp.shape, state[0]) != jax.tree.map(jnp.shape, state[1]):
             raise ValueError(
@@ -36,6 +36,9 @@ class DoubledFlow(IterativeSolver):
                 "another state. Use `Newton`, `BlockDescent` or `GradientFlow`."
             )
         return
+
+    def stats(self, carry):
+        return {}
 
     def step(self, system, inputs, state, carry):
         by_mean, by_difference = state_gradient(system, state, inputs)

@@ -34,7 +34,7 @@ class Eigenstate(AbstractEquilibrium):
     state: Float[Array, "*batch dim"]
     result: RESULT
     residual: Float[Array, "*batch"]
-    """Norm of H psi - E psi over the gap, per amplitude: the distance to the eigenvector. """
+    """Norm of H psi - E psi over the gap, per amplitude: the distance to the eigenvector."""
     steps: Int[Array, "*batch"]
     """How often H was applied; 0 for dense solves."""
     value: Float[Array, "*batch"]
