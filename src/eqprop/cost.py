@@ -5,13 +5,14 @@ Source:
 """
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact, Int, PyTree
 
-__all__ = ["Cost", "CrossEntropy", "PhaseError", "SquaredError"]
+__all__ = ["Cost", "CrossEntropy", "FunctionCost", "PhaseError", "SquaredError"]
 
 
 class Cost(eqx.Module):
@@ -70,3 +71,12 @@ class PhaseError(Cost):
                     "give one angle in radians per output."
                 )
         return sum(jnp.sum(1 - jnp.cos(o - y)) for o, y in zip(outputs, wanted, strict=True))
+
+
+class FunctionCost(Cost):
+    """A cost that is any differentiable function of (output, targets): the validation loss of a learner, say."""
+
+    function: Callable[[PyTree, PyTree], Inexact[Array, ""]] = eqx.field(static=True)
+
+    def __call__(self, output, targets):
+        return self.function(output, targets)
