@@ -12,7 +12,7 @@ from eqprop.gradient.reference import *
 from eqprop.gradient.contrastive import *
 from eqprop.gradient.layer import Layer
 from eqprop.gradient.certify import Certificate, certify
-from eqprop.cost import PhaseError
+from eqprop.cost import FunctionCost, PhaseError
 from eqprop.gradient.one_phase import OnePhase
 from eqprop.settle.branches import Polished, branches, held
 from eqprop.settle.doubled import DoubledFlow
