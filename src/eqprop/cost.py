@@ -5,6 +5,7 @@ Source:
 """
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -12,7 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
+<<<<<<< HEAD
 __all__ = ["Cost", "CrossEntropy", "RunningCost", "SquaredError"]
+=======
+__all__ = ["Cost", "CrossEntropy", "FunctionCost", "PhaseError", "SquaredError"]
+>>>>>>> physics
 
 
 class Cost(eqx.Module):
@@ -59,6 +64,7 @@ class CrossEntropy(Cost):
         return jax.nn.logsumexp(output) - jnp.sum(targets * output)
 
 
+<<<<<<< HEAD
 class RunningCost(Cost):
     r"""A cost at each of many times, $C = \sum_k w_k\, c(o_k, y_k)$; outputs and targets have a leading axis of times.
 
@@ -89,3 +95,29 @@ class RunningCost(Cost):
         if len(self.weights) == 1:
             return self.weights[0] * value
         return jnp.asarray(self.weights, value.dtype)[time] * value
+=======
+class PhaseError(Cost):
+    r"""$C = \sum_i 1 - \cos(o_i - y_i)$ for outputs that are angles [rad]: the same for $o$ and $o + 2\pi$.
+
+    Half the squared distance for small errors, and bounded on both sides, so that negative nudges are safe.
+    """
+
+    def __call__(self, output, targets):
+        outputs, wanted = jax.tree.leaves(output), jax.tree.leaves(targets)
+        for o, y in zip(outputs, wanted, strict=True):
+            if jnp.shape(o) != jnp.shape(y):
+                raise ValueError(
+                    f"`targets` of shape {jnp.shape(y)} do not fit the output phases of shape {jnp.shape(o)}; "
+                    "give one angle in radians per output."
+                )
+        return sum(jnp.sum(1 - jnp.cos(o - y)) for o, y in zip(outputs, wanted, strict=True))
+
+
+class FunctionCost(Cost):
+    """A cost that is any differentiable function of (output, targets): the validation loss of a learner, say."""
+
+    function: Callable[[PyTree, PyTree], Inexact[Array, ""]] = eqx.field(static=True)
+
+    def __call__(self, output, targets):
+        return self.function(output, targets)
+>>>>>>> physics

@@ -49,6 +49,9 @@ class System(eqx.Module):
     holomorphic: ClassVar[bool] = False
     """Whether `energy` accepts complex states and is analytic in them (no abs, max, clip, conj)."""
 
+    free_vanishes: ClassVar[bool] = False
+    """Whether energy and its parameter-derivative vanish at every free equilibrium: one nudged phase is then enough."""
+
     @abc.abstractmethod
     def energy(self, state: PyTree, inputs: PyTree) -> Inexact[Array, ""]:
         """The scalar whose stationary points are the rest states. [the system's own unit]"""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from eqprop.equilibrium import RESULT
+from eqprop.equilibrium import RESULT, Equilibrium
 from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
@@ -29,7 +29,7 @@ from eqprop.gradient.estimate import (
     value_and_outputs,
 )
 from eqprop.gradient.stencil import RandomSign, Stencil
-from eqprop.settle.base import Solver, real_dtype, rms, rounding
+from eqprop.settle.base import Solver, projected_gradient, real_dtype, rms, rounding
 from eqprop.system import Forced, Nudge, System
 
 __all__ = ["EquilibriumPropagation"]
@@ -77,7 +77,7 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
     nudged = _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys)
 
     good = free.settled & jnp.all(nudged.settled, axis=0)
-    lost = _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good)
+    lost = _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged, good)
     first_failure = free.result
     for k in range(nudged.residual.shape[0]):
         leg = jax.tree.map(lambda x, k=k: x[k], nudged)
@@ -134,7 +134,7 @@ def _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys
     return map_batch(settle_batch, solver)(nodes)
 
 
-def _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good):
+def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged, good):
     """Which examples felt a force on free units while the batch as a whole did not move beyond its accuracy.
 
     Judged over the batch: an example with a tiny error has a tiny, harmless displacement, and is not lost.
@@ -162,7 +162,14 @@ def _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good):
     def typical(values):
         return jnp.sqrt(jnp.sum(jnp.where(feeling, values**2, 0)))
 
-    return feeling & ~(typical(displacement) > typical(floor))
+    lost = ~(typical(displacement) > typical(floor))
+    if stencil.starts_free and isinstance(free, Equilibrium):
+        # The free phase is a leg of the contrast here. What it left undone the nudged phase makes up, which moves the
+        # state but is no response to the nudge: that force must not outweigh the nudge's.
+        undone = jax.vmap(lambda f, x: rms(projected_gradient(system, f.state, x)))(free, inputs)
+        accurate = free.residual <= 10 * jax.vmap(lambda f: rounding(f.state))(free)
+        lost = lost | (typical(jnp.where(accurate, 0, undone)) > 3 * typical(forces))
+    return feeling & lost
 
 
 def _on_free_units(system: System, state: PyTree, force: PyTree) -> PyTree:
