@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from eqprop.equilibrium import RESULT, Equilibrium
+from eqprop.equilibrium import RESULT, Ensemble, Equilibrium
 from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
     batch_size,
     check_batch,
     free_phase,
+    gradient_error,
     map_batch,
     mean_gradient,
     value_and_outputs,
@@ -73,11 +74,17 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
         sign_key, key = jax.random.split(key)
         keys = jax.random.split(key, batch_size(inputs))
     stencil = propagate.stencil.draw(sign_key)
+    if propagate.solver.stochastic and stencil.starts_free:
+        # The node at zero is sampled anew, with the noise of the other legs: most of it then cancels.
+        stencil = Stencil(stencil.nodes, stencil.weights, stencil.order)
     free = free_phase(system, propagate.solver, inputs, start, keys)
     nudged = _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys)
 
     good = free.settled & jnp.all(nudged.settled, axis=0)
-    lost = _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged, good)
+    sampled = isinstance(free, Ensemble)
+    lost = jnp.zeros_like(good)
+    if not sampled:
+        lost = _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged, good)
     first_failure = free.result
     for k in range(nudged.residual.shape[0]):
         leg = jax.tree.map(lambda x, k=k: x[k], nudged)
@@ -105,8 +112,21 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
 
     by_example = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), nudged)
     gradient = mean_gradient(contrast, system, inputs, (targets, free, by_example), good)
-    value, outputs = value_and_outputs(system, cost, free, targets, good)
-    return Estimate(value, gradient, outputs, result, free, nudged)
+    if not sampled:
+        value, outputs = value_and_outputs(system, cost, free, targets, good)
+        return Estimate(value, gradient, outputs, result, free, nudged)
+
+    def loss(phase, y):
+        return propagate.nudge(system, cost, y, phase, stencil.nodes[-1].real).loss(cost, y, phase)
+
+    def of_group(index):
+        return targets, free, jax.vmap(jax.vmap(lambda leg: leg.group(index)))(by_example)
+
+    value, outputs = value_and_outputs(system, cost, free, targets, good, loss)
+    error = None
+    if free.groups >= 2:
+        error = gradient_error(contrast, system, inputs, of_group, good, free.groups)
+    return Estimate(value, gradient, outputs, result, free, nudged, error, _unmoved(stencil, free, by_example))
 
 
 _estimate_compiled = eqx.filter_jit(_estimate)
@@ -132,6 +152,18 @@ def _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys
     real = real_dtype(free.restart)
     nodes = nodes.astype(np.result_type(real, np.complex64) if jnp.iscomplexobj(nodes) else real)
     return map_batch(settle_batch, solver)(nodes)
+
+
+def _unmoved(stencil, free, nudged):
+    """Which examples show the same samples in all phases; `nudged` has leading axes [example, phase]."""
+
+    def still(free, legs):
+        first = jax.tree.map(lambda leaf: leaf[0], legs)
+        if stencil.starts_free:
+            first = free
+        return jnp.all(jax.vmap(lambda leg: leg.same_samples(first))(legs))
+
+    return jax.vmap(still)(free, nudged)
 
 
 def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged, good):
