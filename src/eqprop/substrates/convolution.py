@@ -8,12 +8,16 @@ used. Images are (height, width, channel), kernels (row, column, channel, featur
 """
 
 import abc
+import functools
 import itertools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
+
+_NARROW = 64
+"""Below this many numbers in a row of the kernel (first layers) products of single rows are too thin to be fast."""
 
 __all__ = ["MaxPooling", "MeanPooling", "Pooling", "convolve", "extent", "pair", "unpool"]
 
@@ -60,16 +64,16 @@ def convolve(
 
 def _by_products(image, kernel, stride, padding, sizes):
     """The convolution as one product for each row of the kernel, on the image unfolded along its width."""
-    rows, columns = kernel.shape[:2]
+    rows, columns, _, features = kernel.shape
     (down, right), (high, wide) = stride, sizes
     padded = jnp.pad(image, ((padding[0],) * 2, (padding[1],) * 2, (0, 0)))
-    unfolded = jnp.stack([padded[:, j : j + right * (wide - 1) + 1 : right] for j in range(columns)], axis=2)
-    total = jnp.zeros((), image.dtype)
-    for i in range(rows):
-        band = unfolded[i : i + down * (high - 1) + 1 : down]
-        product = jax.lax.dot_general(band, kernel[i], (((2, 3), (0, 1)), ((), ())))
-        total = product if i == 0 else total + product
-    return total
+    spread = [padded[:, j : j + right * (wide - 1) + 1 : right] for j in range(columns)]
+    unfolded = jnp.concatenate(spread, axis=2)
+    bands = [unfolded[i : i + down * (high - 1) + 1 : down] for i in range(rows)]
+    if bands[0].shape[-1] < _NARROW:
+        return jnp.dot(jnp.concatenate(bands, axis=2), kernel.reshape(-1, features))
+    products = [jnp.dot(band, weights.reshape(-1, features)) for band, weights in zip(bands, kernel, strict=True)]
+    return sum(products[1:], products[0])
 
 
 class Pooling(eqx.Module):
@@ -102,7 +106,7 @@ class MaxPooling(Pooling):
         self.stride = self.size if stride is None else pair("MaxPooling.stride", stride)
 
     def __call__(self, image):
-        return _largest(_windows(image, self.size, self.stride))
+        return _largest(image, self.size, self.stride)
 
 
 class MeanPooling(Pooling):
@@ -121,6 +125,10 @@ class MeanPooling(Pooling):
         self.stride = self.size if stride is None else pair("MeanPooling.stride", stride)
 
     def __call__(self, image):
+        for n, k in zip(image.shape, self.size, strict=False):
+            extent(n, k, 1, 0)
+        if self.size == self.stride:
+            return jnp.mean(_tiles(image, self.size), (1, 3))
         windows = _windows(image, self.size, self.stride)
         return sum(windows[1:], windows[0]) / len(windows)
 
@@ -139,25 +147,35 @@ def _windows(image, size, stride):
     ]
 
 
-@jax.custom_jvp
-def _largest(windows):
-    # A maximum, not a masked sum, so that NaN is passed on.
-    largest = windows[0]
-    for window in windows[1:]:
-        largest = jnp.maximum(largest, window)
-    return largest
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _largest(image, size, stride):
+    # Maxima, not masked sums, so that NaN is passed on.
+    windows = _windows(image, size, stride)
+    return functools.reduce(jnp.maximum, windows)
 
 
 @_largest.defjvp
-def _largest_jvp(primals, tangents):
-    (windows,), (moves,) = primals, tangents
-    largest = _largest(windows)
-    move, found = jnp.zeros_like(largest), jnp.zeros(largest.shape, bool)
-    for window, tangent in zip(windows, moves, strict=True):
-        here = (window == largest) & ~found
-        move = move + jnp.where(here, tangent, jnp.zeros_like(tangent))
-        found = found | here
-    return largest, move
+def _largest_jvp(size, stride, primals, tangents):
+    (image,), (move,) = primals, tangents
+    largest = _largest(image, size, stride)
+    found, masks = jnp.zeros(largest.shape, bool), []
+    for window in _windows(image, size, stride):
+        masks.append((window == largest) & ~found)
+        found = found | masks[-1]
+    if size != stride:
+        moves = zip(masks, _windows(move, size, stride), strict=True)
+        return largest, sum(jnp.where(mask, m, jnp.zeros_like(m)) for mask, m in moves)
+    # Windows that tile the image: its transpose is then one elementwise product, much faster than a sum of pads.
+    tiles = _tiles(move, size)
+    columns = [jnp.stack(masks[i : i + size[1]], axis=2) for i in range(0, len(masks), size[1])]
+    return largest, jnp.sum(jnp.where(jnp.stack(columns, axis=1), tiles, jnp.zeros_like(tiles)), (1, 3))
+
+
+def _tiles(image, size):
+    """(high, row, wide, column, channel): the image cut into windows, what fills no window left out."""
+    high, wide = (n // k for n, k in zip(image.shape, size, strict=False))
+    whole = image[: high * size[0], : wide * size[1]]
+    return whole.reshape(high, size[0], wide, size[1], image.shape[2])
 
 
 def extent(image: int, kernel: int, stride: int, padding: int) -> int:
