@@ -11,3 +11,4 @@ from eqprop.substrates.hopfield import GraphHopfield, LayeredHopfield
 from eqprop.gradient.reference import *
 from eqprop.gradient.contrastive import *
 from eqprop.gradient.layer import Layer
+from eqprop.gradient.certify import Certificate, certify
