@@ -12,3 +12,7 @@ from eqprop.gradient.reference import *
 from eqprop.gradient.contrastive import *
 from eqprop.gradient.layer import Layer
 from eqprop.gradient.certify import Certificate, certify
+from eqprop.gradient.bptt import BackpropagationThroughTime
+from eqprop.gradient.gdu import UpdateComparison, compare_updates, plot_updates
+from eqprop.substrates.conv_hopfield import Conv, ConvHopfield
+from eqprop.substrates.convolution import MaxPooling, MeanPooling

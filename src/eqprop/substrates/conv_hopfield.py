@@ -132,9 +132,12 @@ class ConvHopfield(Hopfield):
         skips: Further connections, `(from, to, plan)` by layer number (0 is the image); the plan must give
             the shape of the layer it reaches.
         gain: Scale of the initial weights.
+        mean: Of each channel of the images, taken off before anything else; zeros by default.
+        deviation: Of each channel, divided by; ones by default.
 
     Raises:
-        ValueError: for kernels or windows larger than what they read, and skips that do not fit.
+        ValueError: for kernels or windows larger than what they read, skips that do not fit, and `mean` or
+            `deviation` of another length than the channels.
     """
 
     connections: tuple[Connection, ...]
@@ -143,6 +146,8 @@ class ConvHopfield(Hopfield):
     units: tuple[Activation, ...]
     ends: tuple[tuple[int, int], ...] = eqx.field(static=True)
     shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    mean: tuple[float, ...] = eqx.field(static=True)
+    deviation: tuple[float, ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -157,6 +162,8 @@ class ConvHopfield(Hopfield):
         output: Activation | None = None,
         skips: Sequence[tuple[int, int, Conv]] = (),
         gain: float = 0.7,
+        mean: Sequence[float] = (),
+        deviation: Sequence[float] = (),
     ):
         if len(image) != 3 or min(image) < 1:
             raise ValueError(f"`image` must be (height, width, channels), all positive; got {tuple(image)}.")
@@ -164,6 +171,12 @@ class ConvHopfield(Hopfield):
         if not (layers or flat) or labels < 1 or any(n < 1 for n in flat):
             raise ValueError("The network needs `layers` or `dense` layers, and positive `dense` sizes and `labels`.")
         self.shapes = _shapes(tuple(image), layers, flat)
+        self.mean, self.deviation = (tuple(float(v) for v in values) for values in (mean, deviation))
+        if any(len(v) not in (0, image[2]) for v in (mean, deviation)) or any(d <= 0 for d in deviation):
+            raise ValueError(
+                f"`mean` and `deviation` must hold one number for each of the {image[2]} channels, deviations "
+                f"positive; got {tuple(mean)} and {tuple(deviation)}."
+            )
         hidden = HardSigmoid() if activation is None else activation
         last = hidden if softmax else (Linear() if output is None else output)
         count = len(layers) + len(flat)
@@ -221,7 +234,12 @@ class ConvHopfield(Hopfield):
                 f"(height, width, channel) = {shape}; reshape the images, or build the network for them."
             )
         dtype = jnp.result_type(inputs, self.biases[0])
-        return jnp.reshape(inputs, shape).astype(dtype)
+        pixels = jnp.reshape(inputs, shape).astype(dtype)
+        if self.mean:
+            pixels = pixels - jnp.broadcast_to(jnp.asarray(self.mean, dtype), shape)
+        if self.deviation:
+            pixels = pixels / jnp.broadcast_to(jnp.asarray(self.deviation, dtype), shape)
+        return pixels
 
 
 def _shapes(image, layers, flat):
