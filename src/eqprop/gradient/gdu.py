@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from eqprop.cost import Cost
-from eqprop.gradient.estimate import batch_size, check_batch, free_phase, mean_gradient
+from eqprop.gradient.estimate import batch_size, check_batch, free_phase
 from eqprop.gradient.stencil import Stencil
 from eqprop.settle.base import IterativeSolver, Solver
 from eqprop.settle.descent import FixedPoint
@@ -72,7 +72,10 @@ class UpdateComparison(eqx.Module):
 
     @property
     def sign_agreement(self) -> Float[Array, ""]:
-        """Fraction of parameter updates, where either is not zero, with the gradient's sign."""
+        """Fraction of parameter updates with the gradient's sign, of gradients above a millionth of the largest.
+
+        Below that lie layers that neither rule has reached yet.
+        """
         return _sign_agreement(self.parameter_updates, self.parameter_gradients)
 
     def __str__(self):
@@ -137,14 +140,17 @@ def compare_updates(
 @eqx.filter_jit
 def _compare(system, cost, inputs, targets, steps, stencil, solver, free_solver, nudge):
     free = free_phase(system, free_solver, inputs, None, None)
-    good = jnp.ones(batch_size(inputs), bool)
+
+    parameters, rest = eqx.partition(system, eqx.is_inexact_array)
 
     def parameter_slope(beta, states):
-        def energy(system, x, phases):
-            y, free, state = phases
-            return nudge(system, cost, y, jax.lax.stop_gradient(free), beta).energy(state, x)
+        def energy(parameters, x, y, free, state):
+            return nudge(eqx.combine(parameters, rest), cost, y, jax.lax.stop_gradient(free), beta).energy(state, x)
 
-        return mean_gradient(energy, system, inputs, (targets, free, states), good)
+        def mean(parameters):
+            return jnp.mean(jax.vmap(lambda *example: energy(parameters, *example))(inputs, targets, free, states))
+
+        return jax.grad(mean)(parameters)
 
     def advance(beta, states):
         def one(x, y, free, state):
@@ -289,8 +295,10 @@ def _relative_rms(updates, gradients):
 
 
 def _sign_agreement(updates, gradients):
-    agree = sum(jnp.sum((u * g > 0) & (u != 0)) for u, g in _pairs(updates, gradients))
-    count = sum(jnp.sum((u != 0) | (g != 0)) for u, g in _pairs(updates, gradients))
+    agree = count = 0
+    for u, g in _pairs(updates, gradients):
+        seen = jnp.abs(g) > 1e-6 * jnp.max(jnp.abs(g))
+        agree, count = agree + jnp.sum(seen & (u * g > 0)), count + jnp.sum(seen)
     return agree / jnp.maximum(count, 1)
 
 
