@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eqprop.train.data.cifar import load_cifar
 from eqprop.train.data.dataset import Dataset
 from eqprop.train.data.idx import read_idx
 from eqprop.train.data.sets import KnownSet, find, known, missing
@@ -24,6 +25,8 @@ def load(name: str | Path) -> Dataset:
     * `"mnist"`, `"fashion-mnist"`: 60,000 and 10,000 pictures of 28 x 28 pixels, divided by 255, as their
       authors split them. Looked for in the places that `eqprop.train.data.sets` lists; every file is
       checked against its checksum.
+    * `"cifar10"`: 50,000 and 10,000 pictures of 32 x 32 pixels in three colours, divided by 255, from the binary or
+      Python batches in the user's own folder.
     * A path that ends in `.npz`: arrays `x_train`, `y_train`, `x_test`, `y_test` with one example per row.
       Whole-number inputs of 8 bits are divided by 255, others are taken as they are. The labels are
       integers from 0; there are as many classes as the largest training label says, or as an integer
@@ -41,6 +44,8 @@ def load(name: str | Path) -> Dataset:
     """
     if str(name).endswith(".npz"):
         return _load_npz(Path(name))
+    if str(name) == "cifar10":
+        return load_cifar()
     entry = known(str(name))
     return _load_idx(entry) if entry.files else _load_digits(entry)
 

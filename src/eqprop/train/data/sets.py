@@ -104,7 +104,7 @@ def known(name: str) -> KnownSet:
     """The entry of a name; ValueError with all names if there is none."""
     if name not in KNOWN:
         raise ValueError(
-            f"No data set is called {name!r}. Known: {', '.join(sorted(KNOWN))}; or give the path of a file "
+            f"No data set is called {name!r}. Known: {', '.join(sorted([*KNOWN, 'cifar10']))}; or give the path of a file "
             "that ends in .npz."
         )
     return KNOWN[name]
