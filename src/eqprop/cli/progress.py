@@ -32,7 +32,12 @@ class TrainingProgress:
         self.console = Console(highlight=False, soft_wrap=True)
         self.bar = None
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[pace]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[pace]}"),
+            )
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.task = self.bar.add_task("compiling", total=None, pace="")
         self.first = None

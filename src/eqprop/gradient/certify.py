@@ -215,7 +215,9 @@ def _off_branch(propagate, system, cost, inputs, targets, estimate, key):
         x, y, state = example
         return response(system, cost, x, y, state)
 
-    slope = jax.lax.map(one, (jax.tree.map(jnp.asarray, inputs), jax.tree.map(jnp.asarray, targets), estimate.free.state))
+    slope = jax.lax.map(
+        one, (jax.tree.map(jnp.asarray, inputs), jax.tree.map(jnp.asarray, targets), estimate.free.state)
+    )
 
     def strays(beta, phase):
         predicted = jax.tree.map(lambda v: beta * v, slope)
@@ -224,9 +226,7 @@ def _off_branch(propagate, system, cost, inputs, targets, estimate, key):
         size, noise = jax.vmap(rms)(predicted), estimate.free.residual + phase.residual
         return gap > 0.5 * size + 10 * noise
 
-    lost = [
-        strays(beta, jax.tree.map(lambda leaf, k=k: leaf[k], estimate.nudged)) for k, beta in enumerate(nodes)
-    ]
+    lost = [strays(beta, jax.tree.map(lambda leaf, k=k: leaf[k], estimate.nudged)) for k, beta in enumerate(nodes)]
     return float(np.mean(np.asarray(lost)))
 
 
@@ -296,7 +296,8 @@ def _reasons(unsettled, drift, off_branch, cosine, error, tolerance, betas, erro
             )
         else:
             reasons.append(
-                f"The gradient is wrong: cosine {cosine:.4f}, relative error {error:.2e}, above {tolerance:g}." + _advice(betas, errors, beta, tolerance)
+                f"The gradient is wrong: cosine {cosine:.4f}, relative error {error:.2e}, above {tolerance:g}."
+                + _advice(betas, errors, beta, tolerance)
             )
     return tuple(reasons)
 

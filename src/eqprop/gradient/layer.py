@@ -88,7 +88,9 @@ def _respond_backward(free, cotangent, perturbed, differentiable, propagate, key
     nodes = stencil.nodes[1:] if stencil.starts_free else stencil.nodes
     phases = jax.vmap(settle_nudged)(nodes)
     settled = jnp.all(phases.settled) | (norm == 0)
-    phases = eqx.error_if(phases, ~settled, "A nudged phase of `Layer` did not settle. " + RESULT[RESULT.max_steps_reached])
+    phases = eqx.error_if(
+        phases, ~settled, "A nudged phase of `Layer` did not settle. " + RESULT[RESULT.max_steps_reached]
+    )
     weights = stencil.weights[1:] if stencil.starts_free else stencil.weights
 
     parameters, rest = eqx.partition(differentiable, eqx.is_inexact_array)

@@ -149,7 +149,9 @@ def check_energy(system: System, state: PyTree, inputs: PyTree) -> None:
     """Raise ValueError unless the energy is a scalar and the state a tree of floating-point arrays."""
     name = type(system).__name__
     for leaf in jax.tree.leaves(state):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.issubdtype(
+            jnp.result_type(leaf), jnp.integer
+        ):
             raise ValueError(f"The state of `{name}` must hold numbers; got a leaf of type {jnp.result_type(leaf)}.")
     value = eqx.filter_eval_shape(system.energy, state, inputs)
     if getattr(value, "shape", None) != ():

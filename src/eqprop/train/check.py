@@ -7,7 +7,6 @@ break it; so it is measured, by finite differences of the state gradient along r
 
 import dataclasses
 import time
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -131,9 +130,7 @@ def check_system(
             f"The coupling is not reciprocal: the Jacobian of the state gradient is asymmetric by {asymmetry:.1e}. A custom "
             "derivative in `energy` does not derive from a scalar; remove it."
         )
-    return Checked(
-        tuple(trials), best, asymmetry, gradient_error, certificate, beta, tuple(problems), tuple(warnings)
-    )
+    return Checked(tuple(trials), best, asymmetry, gradient_error, certificate, beta, tuple(problems), tuple(warnings))
 
 
 def _inputs_or_none_needed(system, inputs):
@@ -167,7 +164,9 @@ def _sanity(system, inputs):
     if not np.isfinite(first):
         problems.append(f"The energy of the initial state is {first}; start elsewhere (`initial_state`).")
     if not jax.tree.leaves(eqx.filter(system, eqx.is_inexact_array)):
-        problems.append("The system has no parameters: only JAX arrays of floating point are trained, not NumPy arrays or numbers.")
+        problems.append(
+            "The system has no parameters: only JAX arrays of floating point are trained, not NumPy arrays or numbers."
+        )
     inside = project(system, state)
     if not bool(eqx.tree_equal(inside, state, rtol=1e-6, atol=1e-9)):
         warnings.append("`initial_state` lies outside `bounds`; it is moved onto them before settling.")
@@ -193,7 +192,9 @@ def _try_solvers(system, inputs, propagate):
     trials, states, reference = [], {}, None
     solvers = _candidates(system, propagate)
     for name, solver in solvers.items():
-        if name.startswith("GradientFlow") and any(t.name.startswith("GradientFlow") and t.settled == 1 for t in trials):
+        if name.startswith("GradientFlow") and any(
+            t.name.startswith("GradientFlow") and t.settled == 1 for t in trials
+        ):
             continue
         run = free_phase if solver.host else _free_phase_compiled
         keys = jax.random.split(jax.random.key(0), jax.tree.leaves(inputs)[0].shape[0])
@@ -259,7 +260,11 @@ def _off_walls(system, state, flat, distance):
     if bounds is None:
         return np.asarray(flat)
     lower, upper = (
-        np.asarray(jax.flatten_util.ravel_pytree(jax.tree.map(lambda s, b: jnp.broadcast_to(b, s.shape).astype(s.dtype), state, side))[0])
+        np.asarray(
+            jax.flatten_util.ravel_pytree(
+                jax.tree.map(lambda s, b: jnp.broadcast_to(b, s.shape).astype(s.dtype), state, side)
+            )[0]
+        )
         for side in bounds
     )
     room = np.minimum(distance, np.where(np.isfinite(upper - lower), 0.25 * (upper - lower), distance))
@@ -271,7 +276,9 @@ def _moved_outputs(system, states):
     outputs = jax.vmap(system.output)(states)
     leaves, tree = jax.tree.flatten(outputs)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [o + 0.1 * (jnp.std(o) + 1) * jax.random.normal(k, o.shape, o.dtype) for o, k in zip(leaves, keys, strict=True)]
+    moved = [
+        o + 0.1 * (jnp.std(o) + 1) * jax.random.normal(k, o.shape, o.dtype) for o, k in zip(leaves, keys, strict=True)
+    ]
     return jax.tree.unflatten(tree, moved)
 
 
@@ -282,5 +289,3 @@ def _recommended(certificate: Certificate) -> float | None:
     good = [factor for factor, error in pairs if error <= WANTED_ERROR]
     factor = good[0] if good else min(pairs, key=lambda pair: pair[1])[0]
     return certificate.beta * factor
-
-

@@ -86,7 +86,9 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping) -> None
         CheckpointError: if the disk is full or the folder cannot be written; the old file is intact.
     """
     complex_names = sorted(name for name, array in arrays.items() if np.iscomplexobj(array))
-    plain = {name: np.ascontiguousarray(_as_real(array)).reshape(_as_real(array).shape) for name, array in arrays.items()}
+    plain = {
+        name: np.ascontiguousarray(_as_real(array)).reshape(_as_real(array).shape) for name, array in arrays.items()
+    }
     # One key only: safetensors does not keep the order of several, and equal states must be equal bytes.
     metadata = {"eqprop": json.dumps({"version": VERSION, "complex": complex_names, **header}, sort_keys=True)}
     write_bytes(path, safetensors.numpy.save(plain, metadata=metadata))

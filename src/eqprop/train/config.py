@@ -130,7 +130,9 @@ def _explained(error, source):
             hint = f" Did you mean `{near[0]}`?" if near else ""
             lines.append(f"unknown key `{shown}`.{hint} Known here: {', '.join(known)}.")
         elif item["type"] in ("union_tag_not_found", "union_tag_invalid"):
-            lines.append(f"`{shown}.kind` must be one of {item['ctx'].get('expected_tags') or ', '.join(_known_kinds(location))}.")
+            lines.append(
+                f"`{shown}.kind` must be one of {item['ctx'].get('expected_tags') or ', '.join(_known_kinds(location))}."
+            )
         elif item["type"] == "missing":
             lines.append(f"`{shown}` is missing.")
         else:
@@ -161,7 +163,9 @@ def _known_keys(model, location):
         if chosen:
             candidates = chosen
             continue
-        candidates = [inner for m in candidates if part in m.model_fields for inner in _models_in(m.model_fields[part].annotation)]
+        candidates = [
+            inner for m in candidates if part in m.model_fields for inner in _models_in(m.model_fields[part].annotation)
+        ]
     return sorted({name for m in candidates for name in m.model_fields})
 
 

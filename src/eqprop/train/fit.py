@@ -193,7 +193,15 @@ def _epoch(experiment, state, key, batch_size, watched) -> Iterator[tuple[TrainS
             batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], experiment.train)
             state = _step(_still(experiment), key, watched, state, *batch)
         else:
-            fixed = (_still(experiment), experiment.train, order, key, jnp.asarray(until, jnp.int32), batch_size, watched)
+            fixed = (
+                _still(experiment),
+                experiment.train,
+                order,
+                key,
+                jnp.asarray(until, jnp.int32),
+                batch_size,
+                watched,
+            )
             state = _chunk(fixed, state)
             jax.block_until_ready(state.step)
             rate = (until - done) / (time.perf_counter() - began)

@@ -19,9 +19,9 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
+from eqprop.system import System
 from eqprop.train.checkpoint import leaf_name
 from eqprop.train.settings import Settings
-from eqprop.system import System
 
 __all__ = ["OptimiserSettings", "ScheduleSettings", "bounded", "non_negative", "parameters_of", "scale_by_rates"]
 

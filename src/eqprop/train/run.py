@@ -1,8 +1,8 @@
 """Run folders: a training that can be stopped at any moment, continued to the last bit, and used afterwards.
 
-    config.toml             the resolved configuration, with versions and seed
-    metrics.jsonl           one line per epoch
-    checkpoint.safetensors  weights under their names, optimiser, key, position
+config.toml             the resolved configuration, with versions and seed
+metrics.jsonl           one line per epoch
+checkpoint.safetensors  weights under their names, optimiser, key, position
 """
 
 import json
@@ -127,7 +127,9 @@ def new_run(config: Config, out: str | Path = "runs") -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise CheckpointError(f"Cannot make the run folder {folder}: {error.strerror}. Choose another with `--out`.") from error
+            raise CheckpointError(
+                f"Cannot make the run folder {folder}: {error.strerror}. Choose another with `--out`."
+            ) from error
     else:
         raise CheckpointError(f"Cannot find a free name for a run folder in {out}.")
     resolved = config.model_copy(update={"versions": versions()})
@@ -187,8 +189,8 @@ def check_precision(config: Config) -> None:
     if wide != (config.precision == "float64"):
         switch = "on" if config.precision == "float64" else "off"
         raise ConfigError(
-            f"The configuration asks for `precision = \"{config.precision}\"` but JAX computes in "
-            f"{'float64' if wide else 'float32'}. Switch it {switch} first: `jax.config.update(\"jax_enable_x64\", "
+            f'The configuration asks for `precision = "{config.precision}"` but JAX computes in '
+            f'{"float64" if wide else "float32"}. Switch it {switch} first: `jax.config.update("jax_enable_x64", '
             f"{config.precision == 'float64'})`."
         )
 
@@ -251,5 +253,7 @@ def _fitted(given, like):
         )
     scaled = given / 255 if given.dtype == np.uint8 else given
     if not np.isfinite(scaled).all():
-        raise ValueError(f"`inputs` hold NaN or infinity, first in example {int(np.argwhere(~np.isfinite(scaled))[0][0])}.")
+        raise ValueError(
+            f"`inputs` hold NaN or infinity, first in example {int(np.argwhere(~np.isfinite(scaled))[0][0])}."
+        )
     return jnp.asarray(scaled.reshape(len(given), *shape), like.dtype)
