@@ -8,3 +8,7 @@ from eqprop.settle.newton import Newton
 from eqprop.system import CostNudged, Forced, System
 from eqprop.substrates.activation import HalfHardSigmoid, HardSigmoid, Linear, Logistic, Tanh
 from eqprop.substrates.hopfield import GraphHopfield, LayeredHopfield
+from eqprop.gradient.reference import *
+from eqprop.gradient.contrastive import *
+from eqprop.gradient.layer import Layer
+from eqprop.gradient.certify import Certificate, certify

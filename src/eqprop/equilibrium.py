@@ -28,6 +28,10 @@ class RESULT(eqx.Enumeration):
         "The second derivative of the energy is singular at this state: some direction of the state costs no "
         "energy. Pin it, add a restoring term, or fix the symmetry."
     )
+    branch_lost = (
+        "A small change led to a different branch of rest states, or across a kink: the state did not respond in "
+        "proportion. Lower beta (or the finite-difference step), and start nudged phases at the free state."
+    )
     nudge_lost = (
         "The nudge moved nothing above the accuracy of the free state. Raise beta, tighten the solver's "
         "`rtol`/`atol`, or compute in float64."

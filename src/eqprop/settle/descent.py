@@ -166,18 +166,21 @@ class BlockDescent(IterativeSolver):
             )
             state = project(system, state)
         residual = jnp.sqrt(squares / size)
+        # The choice of omega is no part of the mathematics: reverse-mode through the sweeps must not see it.
+        residual = jax.lax.stop_gradient(residual)
         if self.relaxation is None:
-            omega = _young(omega, residual / before)
+            omega = jax.lax.stop_gradient(_young(omega, residual, before))
         return state, residual, (omega, residual)
 
 
-def _young(omega, contraction):
-    """Over-relaxation for the next sweep, from this sweep's contraction. Never above 1.7; 1 after a setback."""
+def _young(omega, residual, before):
+    """Over-relaxation for the next sweep from two residuals. Never above 1.7; back to 1 after a setback."""
+    # The first sweep has no contraction (before is infinite), nor has a state already at rest: keep omega.
+    contraction = jnp.where(before > 0, residual / jnp.where(before > 0, before, 1.0), 0.0)
     inside = jnp.clip(contraction, 1e-6, 1.0)
     mu_squared = jnp.clip((inside + omega - 1) ** 2 / (inside * omega**2), 0.0, 0.97)
-    better = 2 / (1 + jnp.sqrt(1 - mu_squared))
-    # A first sweep has no contraction (0 after dividing by infinity): keep omega.
-    return jnp.where(contraction > 1, 1.0, jnp.where(contraction <= 0, omega, jnp.clip(better, omega, 1.7)))
+    better = jnp.clip(2 / (1 + jnp.sqrt(1 - mu_squared)), omega, 1.7)
+    return jnp.where(contraction > 1, 1.0, jnp.where(contraction > 0, better, omega))
 
 
 def block_minimiser(system: System, inputs: PyTree, state: PyTree, index: int, mask: PyTree, newton_steps: int):
