@@ -14,17 +14,29 @@ Source:
 
 import abc
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import AbstractEquilibrium
 
-__all__ = ["Clamped", "CostNudged", "Forced", "Nudge", "Nudged", "Sum", "System", "project"]
+__all__ = [
+    "Clamped",
+    "CostNudged",
+    "Edges",
+    "Forced",
+    "GraphSystem",
+    "Nudge",
+    "Nudged",
+    "Sum",
+    "System",
+    "project",
+]
 
 
 class System(eqx.Module):
@@ -79,6 +91,59 @@ class System(eqx.Module):
 
     def __add__(self, other: "System") -> "Sum":
         return Sum((self, other))
+
+
+class Edges(NamedTuple):
+    r"""Which units each edge joins: its extension is $u = g_t s_t - g_h s_h$ plus what the inputs add.
+
+    Unit -1 is none (a wall, a source). NumPy arrays, of one length.
+    """
+
+    tail: Int[np.ndarray, " edge"]
+    head: Int[np.ndarray, " edge"]
+    tail_gain: Float[np.ndarray, " edge"]
+    head_gain: Float[np.ndarray, " edge"]
+
+
+class GraphSystem(System):
+    r"""A system on a graph: a quadratic energy plus a function of each further edge's extension,
+
+    $$E(s, x) = Q(s, x) + \sum_e \varphi_e(u_e), \qquad u = \text{affine in } s,$$
+
+    where $Q$ too couples units along edges only. The second derivative is a weighted graph Laplacian with a constant
+    part, which a solver assembles once, and one number for each further edge. The state is one vector of units.
+    """
+
+    @abc.abstractmethod
+    def quadratic(self, state: Inexact[Array, " unit"], inputs: PyTree) -> Inexact[Array, ""]:
+        """$Q$, quadratic in the state."""
+
+    @abc.abstractmethod
+    def edges(self) -> tuple[Edges, Edges]:
+        """The edges of $Q$, and the further ones; static structure."""
+
+    @abc.abstractmethod
+    def quadratic_stiffness(self) -> Inexact[Array, " edge"]:
+        """Second derivative of $Q$ in the extension of each of its edges."""
+
+    @abc.abstractmethod
+    def extension(self, state: Inexact[Array, " unit"], inputs: PyTree) -> Inexact[Array, " edge"]:
+        """Extensions $u$ of the further edges."""
+
+    @abc.abstractmethod
+    def edge_energy(self, extension: Inexact[Array, " edge"]) -> Inexact[Array, " edge"]:
+        r"""$\varphi_e(u_e)$."""
+
+    @abc.abstractmethod
+    def tension(self, extension: Inexact[Array, " edge"]) -> Inexact[Array, " edge"]:
+        r"""$\varphi_e'(u_e)$."""
+
+    @abc.abstractmethod
+    def stiffness(self, extension: Inexact[Array, " edge"]) -> Inexact[Array, " edge"]:
+        r"""$\varphi_e''(u_e)$."""
+
+    def energy(self, state, inputs):
+        return self.quadratic(state, inputs) + jnp.sum(self.edge_energy(self.extension(state, inputs)))
 
 
 class Sum(System):
