@@ -74,6 +74,8 @@ class Equilibrium(AbstractEquilibrium):
     result: RESULT
     residual: Inexact[Array, "*batch"]
     steps: Int[Array, "*batch"]
+    stats: dict[str, Array] = eqx.field(default_factory=dict)
+    """What the solver learned on the way, such as the over-relaxation it chose; nudged phases begin with it."""
 
     @property
     def restart(self) -> PyTree:

@@ -157,7 +157,7 @@ def _unrolled(reference, system, cost, inputs, targets, start):
             return (state, carry), jax.lax.stop_gradient(residual)
 
         (state, _), residuals = jax.lax.scan(
-            advance, (begin, solver.init(system, x, begin)), length=reference.steps
+            advance, (begin, solver.init(system, x, begin, {})), length=reference.steps
         )
         residual = residuals[-1]
         settled = residual <= solver.tolerance(jax.lax.stop_gradient(state), None)

@@ -54,14 +54,18 @@ class IterativeSolver(Solver):
     """What a residual that is infinite or NaN means for this solver."""
 
     @abc.abstractmethod
-    def init(self, system: System, inputs: PyTree, state: PyTree) -> PyTree:
-        """What the solver carries from step to step, besides the state."""
+    def init(self, system: System, inputs: PyTree, state: PyTree, stats: dict[str, Array]) -> PyTree:
+        """What the solver carries from step to step, besides the state; `stats` are those of the free phase."""
 
     @abc.abstractmethod
     def step(
         self, system: System, inputs: PyTree, state: PyTree, carry: PyTree
     ) -> tuple[PyTree, Float[Array, ""], PyTree]:
         """One step: the new state, the residual and the new carry."""
+
+    @abc.abstractmethod
+    def stats(self, carry: PyTree) -> dict[str, Array]:
+        """What is worth telling of the way, and worth knowing in nudged phases."""
 
     def tolerance(self, state: PyTree, free: AbstractEquilibrium | None) -> Float[Array, ""]:
         """The largest residual that counts as settled."""
@@ -86,12 +90,12 @@ class IterativeSolver(Solver):
             settle_from,
             jnp.full((), jnp.inf, real_dtype(start)),
             jnp.zeros((), bool),
-            self.init(system, inputs, settle_from),
+            self.init(system, inputs, settle_from, free.stats if isinstance(free, Equilibrium) else {}),
             jnp.zeros((), jnp.int32),
         )
         state, residual, done, carry, steps = jax.lax.while_loop(unfinished, advance, loop)
         unsettled = RESULT.where(jnp.isfinite(residual), RESULT.max_steps_reached, self.non_finite)
-        return Equilibrium(state, RESULT.where(done, RESULT.settled, unsettled), residual, steps)
+        return Equilibrium(state, RESULT.where(done, RESULT.settled, unsettled), residual, steps, self.stats(carry))
 
 
 def settle(

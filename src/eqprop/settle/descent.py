@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from eqprop.equilibrium import RESULT, Equilibrium
-from eqprop.settle.base import IterativeSolver, Solver, projected_gradient, rms, state_gradient
+from eqprop.settle.base import IterativeSolver, Solver, projected_gradient, real_dtype, rms, state_gradient
 from eqprop.system import System, project
 
 __all__ = ["AdaptiveGradientFlow", "BlockDescent", "FixedPoint", "GradientFlow"]
@@ -35,8 +35,11 @@ class GradientFlow(IterativeSolver):
     atol: float = 1e-7
     max_steps: int = 2_000
 
-    def init(self, system, inputs, state):
+    def init(self, system, inputs, state, stats):
         return None
+
+    def stats(self, carry):
+        return {}
 
     def step(self, system, inputs, state, carry):
         size = self.step_size
@@ -110,13 +113,17 @@ class FixedPoint(IterativeSolver):
     max_steps: int = 1_000
     relaxation: float = 1.0
 
-    def init(self, system, inputs, state):
-        return None
+    def init(self, system, inputs, state, stats):
+        return jnp.full((), jnp.inf, real_dtype(state))
+
+    def stats(self, carry):
+        return {}
 
     def step(self, system, inputs, state, carry):
-        change = synchronous_change(system, inputs, state)
-        moved = jax.tree.map(lambda s, c: s + self.relaxation * c, state, change)
-        return project(system, moved), rms(change), carry
+        move = synchronous_change(system, inputs, state)
+        moved = jax.tree.map(lambda s, c: s + self.relaxation * c, state, move)
+        change = jax.lax.stop_gradient(rms(move))
+        return project(system, moved), distance(change, carry), change
 
 
 class BlockDescent(IterativeSolver):
@@ -142,7 +149,7 @@ class BlockDescent(IterativeSolver):
         if self.relaxation is not None and not 0 < self.relaxation < 2:
             raise ValueError(f"`BlockDescent.relaxation` must lie in (0, 2); got {self.relaxation}.")
 
-    def init(self, system, inputs, state):
+    def init(self, system, inputs, state, stats):
         blocks = system.blocks()
         if blocks is None:
             raise ValueError(
@@ -151,26 +158,39 @@ class BlockDescent(IterativeSolver):
             )
         check_blocks(system, blocks, state)
         one = jnp.ones((), jax.tree.leaves(state)[0].dtype)
-        omega = one if self.relaxation is None else self.relaxation * one
+        omega = stats.get("relaxation", one) if self.relaxation is None else self.relaxation * one
         return omega, jnp.inf * one
+
+    def stats(self, carry):
+        return {"relaxation": carry[0]}
 
     def step(self, system, inputs, state, carry):
         omega, before = carry
         squares, size = 0.0, sum(leaf.size for leaf in jax.tree.leaves(state))
         for index, mask in enumerate(system.blocks()):
             target = block_minimiser(system, inputs, state, index, mask, self.newton_steps)
-            change = masked(mask, jax.tree.map(jnp.subtract, target, state))
-            squares = squares + sum(jnp.sum(c**2) for c in jax.tree.leaves(change))
+            move = masked(mask, jax.tree.map(jnp.subtract, target, state))
+            squares = squares + sum(jnp.sum(c**2) for c in jax.tree.leaves(move))
             state = jax.tree.map(
-                lambda s, c: s if c is None else s + omega * c, state, change, is_leaf=lambda x: x is None
+                lambda s, c: s if c is None else s + omega * c, state, move, is_leaf=lambda x: x is None
             )
             state = project(system, state)
-        residual = jnp.sqrt(squares / size)
         # The choice of omega is no part of the mathematics: reverse-mode through the sweeps must not see it.
-        residual = jax.lax.stop_gradient(residual)
+        change = jax.lax.stop_gradient(jnp.sqrt(squares / size))
         if self.relaxation is None:
-            omega = jax.lax.stop_gradient(_young(omega, residual, before))
-        return state, residual, (omega, residual)
+            omega = jax.lax.stop_gradient(_young(omega, change, before))
+        return state, distance(change, before), (omega, change)
+
+
+def distance(change: Float[Array, ""], before: Float[Array, ""]) -> Float[Array, ""]:
+    r"""How far rest still is, from the changes $c_k$, $c_{k-1}$ of two steps that contract by $\lambda = c_k/c_{k-1}$.
+
+    The steps to come add up to $c_k\lambda/(1-\lambda)$: a slow iteration is far from rest though each step is small.
+    Never less than the change itself.
+    """
+    contraction = jnp.where(before > 0, change / jnp.where(before > 0, before, 1.0), 0.0)
+    contraction = jnp.clip(contraction, 0.0, 0.999)
+    return change * jnp.maximum(contraction / (1 - contraction), 1.0)
 
 
 def _young(omega, residual, before):

@@ -35,8 +35,11 @@ class Newton(IterativeSolver):
 
     non_finite: ClassVar[RESULT] = RESULT.singular
 
-    def init(self, system, inputs, state):
+    def init(self, system, inputs, state, stats):
         return None
+
+    def stats(self, carry):
+        return {}
 
     def step(self, system, inputs, state, carry):
         flat, unravel = jax.flatten_util.ravel_pytree(state)

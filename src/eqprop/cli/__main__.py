@@ -1,0 +1,7 @@
+"""`python -m eqprop.cli`."""
+
+import sys
+
+from eqprop.cli.app import main
+
+sys.exit(main())

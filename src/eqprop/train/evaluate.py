@@ -1,0 +1,111 @@
+"""Evaluation: free phases only, batch by batch."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from eqprop.gradient.estimate import free_phase
+from eqprop.settle.base import Solver
+from eqprop.system import System
+from eqprop.train.experiment import Experiment
+
+__all__ = ["Evaluation", "evaluate", "outputs_of"]
+
+
+class Evaluation(NamedTuple):
+    """How a system does on data. Unsettled examples count as errors, and not in the cost."""
+
+    cost: float
+    error: float | None
+    unsettled: float
+
+
+def evaluate(
+    experiment: Experiment,
+    system: System,
+    data: tuple[PyTree, PyTree],
+    *,
+    key: PRNGKeyArray | None = None,
+    batch_size: int = 200,
+) -> Evaluation:
+    """Mean cost and fraction of errors of a system's free equilibria.
+
+    Args:
+        experiment: Gives cost, solver, and what counts as an error.
+        system: The system to judge.
+        data: Inputs and targets.
+        key: For physics that is random.
+        batch_size: Examples settled together.
+    """
+    costs, wrong, settled = [], [], []
+    judge = _judge if experiment.host else _judge_compiled
+    for index, (batch, count) in enumerate(_batches(data, batch_size)):
+        own_key = None if key is None else jax.random.fold_in(key, index)
+        results = judge(system, experiment.cost, experiment.solver, experiment.wrong, *batch, own_key)
+        for kept, result in zip((costs, wrong, settled), results, strict=True):
+            kept.append(np.asarray(result)[:count])
+    cost, error, good = (np.concatenate(parts) for parts in (costs, wrong, settled))
+    mean_cost = float(cost[good].mean(dtype=np.float64)) if good.any() else float("nan")
+    return Evaluation(mean_cost, None if experiment.wrong is None else float(np.mean(error)), float(1 - good.mean()))
+
+
+def outputs_of(
+    system: System,
+    solver: Solver,
+    inputs: PyTree,
+    *,
+    key: PRNGKeyArray | None = None,
+    batch_size: int = 200,
+) -> tuple[PyTree, Bool[np.ndarray, " example"]]:
+    """Outputs at the free equilibria of many examples, and which of them settled.
+
+    Args:
+        system: The system.
+        solver: Settles the free phases.
+        inputs: Leading axis the example.
+        key: For physics that is random.
+        batch_size: Examples settled together.
+    """
+    read = _read if solver.host else _read_compiled
+    parts, settled = [], []
+    for index, (batch, count) in enumerate(_batches(inputs, batch_size)):
+        own_key = None if key is None else jax.random.fold_in(key, index)
+        output, good = read(system, solver, batch, own_key)
+        parts.append(jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], output))
+        settled.append(np.asarray(good)[:count])
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), np.concatenate(settled)
+
+
+def _read(system, solver, inputs, key):
+    count = jax.tree.leaves(inputs)[0].shape[0]
+    keys = None if key is None else jax.random.split(key, count)
+    free = free_phase(system, solver, inputs, None, keys)
+    return jax.vmap(lambda eq: eq.expect(system.output))(free), free.settled
+
+
+def _judge(system, cost, solver, wrong, inputs, targets, key) -> tuple[Float[Array, " example"], ...]:
+    count = jax.tree.leaves(inputs)[0].shape[0]
+    keys = None if key is None else jax.random.split(key, count)
+    free = free_phase(system, solver, inputs, None, keys)
+    costs = jax.vmap(lambda eq, y: eq.expect(lambda s: cost(system.output(s), y)))(free, targets)
+    outputs = jax.vmap(lambda eq: eq.expect(system.output))(free)
+    mistaken = jnp.zeros(count, bool) if wrong is None else jax.vmap(wrong)(outputs, targets)
+    return costs, mistaken | ~free.settled, free.settled
+
+
+_read_compiled = eqx.filter_jit(_read)
+_judge_compiled = eqx.filter_jit(_judge)
+
+
+def _batches(data, size):
+    """Batches of one size, the last filled up with its first example; with the number that counts."""
+    total = jax.tree.leaves(data)[0].shape[0]
+    size = min(size, total)
+    for begin in range(0, total, size):
+        count = min(size, total - begin)
+        rows = np.concatenate([np.arange(begin, begin + count), np.full(size - count, begin)])
+        yield jax.tree.map(lambda leaf, rows=rows: leaf[rows], data), count

@@ -1,0 +1,48 @@
+"""Layered Hopfield networks that classify."""
+
+from typing import Literal
+
+from pydantic import PositiveFloat, PositiveInt
+
+from eqprop.cost import CrossEntropy, SquaredError
+from eqprop.substrates.activation import HardSigmoid, Linear, Logistic, Tanh
+from eqprop.substrates.hopfield import LayeredHopfield
+from eqprop.train.experiment import classification, load_data
+from eqprop.train.recipes.base import Recipe
+from eqprop.train.settings import EstimatorSettings
+
+__all__ = ["HopfieldRecipe"]
+
+_ACTIVATIONS = {"hard_sigmoid": HardSigmoid, "logistic": Logistic, "tanh": Tanh, "linear": Linear}
+
+
+class HopfieldRecipe(Recipe):
+    """A network from the data's inputs through hidden layers to one output per class."""
+
+    kind: Literal["hopfield"] = "hopfield"
+    hidden: list[PositiveInt] = [256]
+    """Units of the hidden layers."""
+    activation: Literal["hard_sigmoid", "logistic", "tanh"] = "hard_sigmoid"
+    output: Literal["linear", "softmax", "hard_sigmoid"] = "linear"
+    """Linear (squared error), softmax (cross-entropy), or hard_sigmoid units (squared error) that can saturate."""
+    gain: PositiveFloat = 0.7
+    """Initial weights lie within ±gain/sqrt(fan-in)."""
+    skips: list[tuple[int, int]] = []
+    """Further connections between layers; 0 is the inputs."""
+    estimator: EstimatorSettings = EstimatorSettings()
+
+    def build(self, config, key):
+        """The experiment."""
+        data = load_data(config)
+        softmax = self.output == "softmax"
+        system = LayeredHopfield(
+            [data.train_inputs[0].size, *self.hidden, data.classes],
+            key=key,
+            activation=_ACTIVATIONS[self.activation](),
+            output=None if softmax else _ACTIVATIONS[self.output](),
+            softmax=softmax,
+            skips=self.skips,
+            gain=self.gain,
+        )
+        cost = CrossEntropy() if softmax else SquaredError()
+        return classification(config, system, cost, self.estimator.build(), one_hot=not softmax)
