@@ -63,8 +63,8 @@ def compare(
         OperatingPointError: if ngspice finds none.
     """
     inputs = jnp.asarray(inputs)
-    force = jnp.zeros(len(network.topology.output_plus.array)) if nudge is None else jnp.asarray(nudge)
-    ours, good = eqx.filter_jit(jax.vmap(lambda x: operating_point(network, solver, x, force)))(inputs)
+    force = None if nudge is None else jnp.asarray(nudge)
+    ours, good = _operating_points(network, solver, inputs, force)
     if not bool(good.all()):
         raise RuntimeError(f"Our solver did not settle on example {int(np.argmin(good))}; raise its `max_steps`.")
     opened = NgspiceBench(network) if bench is None else bench
@@ -75,3 +75,8 @@ def compare(
         if bench is None:
             opened.close()
     return Comparison(network.topology.names, np.asarray(ours), theirs)
+
+
+@eqx.filter_jit
+def _operating_points(network, solver, inputs, force):
+    return jax.vmap(lambda x: operating_point(network, solver, x, force))(inputs)

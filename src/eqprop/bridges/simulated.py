@@ -67,8 +67,8 @@ class SimulatedBench:
         """
         if self._fault_rate and self._random.random() < self._fault_rate:
             raise BenchError("The simulated bench dropped this phase.")
-        force = np.zeros(self.capabilities.outputs) if nudge is None else nudge
-        voltages, good = _operating_point(self._network, self._solver, jnp.asarray(inputs), jnp.asarray(force))
+        force = None if nudge is None else jnp.asarray(nudge)
+        voltages, good = _operating_point(self._network, self._solver, jnp.asarray(inputs), force)
         if not good:
             raise BenchError("The simulated device did not settle; give it a solver with more steps.")
         noise = self._noise * self._random.standard_normal(len(voltages))
@@ -90,12 +90,14 @@ class _Pulled(Nudged):
 
 
 def operating_point(
-    network: Network, solver: Solver, inputs: Float[Array, " input"], force: Float[Array, " output"]
+    network: Network, solver: Solver, inputs: Float[Array, " input"], force: Float[Array, " output"] | None
 ) -> tuple[Float[Array, " node"], Bool[Array, ""]]:
     """Voltages of all nodes [V] with currents into the outputs [A], and whether the solver settled."""
     start = network.initial_state(inputs)
-    pulled = _Pulled(network, force.astype(start.dtype), jnp.ones((), start.dtype))
-    settled = solver.solve(pulled, inputs, start, free=None, key=None)
+    system = network
+    if force is not None:
+        system = _Pulled(network, force.astype(start.dtype), jnp.ones((), start.dtype))
+    settled = solver.solve(system, inputs, start, free=None, key=None)
     return network.voltages(settled.restart, inputs), settled.result == RESULT.settled
 
 

@@ -74,7 +74,7 @@ def _input_sources(sources: list[Card], names: list[str]) -> list[Card]:
         if name not in by_name:
             raise NetlistError(f"There is no voltage source `{name}` to set; there are: {', '.join(by_name)}.")
         if by_name[name].nodes[1] != "0":
-            raise NetlistError(f"Line {by_name[name].line}: input source `{name}` must go from a node to ground.")
+            raise NetlistError(f"Line {by_name[name].line}: input source `{by_name[name].name}` must go from a node to ground.")
     return [by_name[name] for name in names]
 
 

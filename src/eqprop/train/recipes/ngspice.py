@@ -14,7 +14,7 @@ from eqprop.bridges.terminals import Terminals
 from eqprop.cost import SquaredError
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import one_sided, symmetric
-from eqprop.settle.newton import Newton
+from eqprop.settle.graph import GraphNewton
 from eqprop.substrates.circuit.devices import SpiceDiode
 from eqprop.substrates.circuit.netlist import Circuit
 from eqprop.substrates.circuit.network import Network
@@ -87,7 +87,7 @@ class NgspiceRecipe(Recipe):
 
     def _bench(self, network: Network) -> Bench:
         if self.simulator == "own":
-            return SimulatedBench(network, Newton(rtol=1e-13, atol=1e-13), read_noise=self.read_noise)
+            return SimulatedBench(network, GraphNewton(rtol=1e-9, atol=1e-10), read_noise=self.read_noise)
         if self.read_noise:
             raise ValueError('`recipe.read_noise` needs `recipe.simulator = "own"`; ngspice reads without noise.')
         return NgspiceBench(network) if self.simulator == "library" else NgspiceBatchBench(network)
