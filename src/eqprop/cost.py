@@ -42,14 +42,17 @@ class CrossEntropy(Cost):
     def __call__(
         self,
         output: Inexact[Array, " label"],
-        targets: Inexact[Array, " label"] | Int[Array, ""],
+        targets: Inexact[Array, "..."] | Int[Array, "..."],
     ) -> Inexact[Array, ""]:
         if jnp.issubdtype(jnp.asarray(targets).dtype, jnp.integer):
             if jnp.ndim(targets) != 0:
-                raise ValueError(f"A class index must be a scalar per example; `targets` has shape {jnp.shape(targets)}.")
+                raise ValueError(
+                    f"A class index must be a scalar per example; `targets` has shape {jnp.shape(targets)}."
+                )
             targets = jax.nn.one_hot(targets, output.shape[-1], dtype=output.dtype)
         if jnp.shape(targets) != jnp.shape(output):
             raise ValueError(
-                f"`targets` of shape {jnp.shape(targets)} do not fit {output.shape[-1]} labels; give one-hot rows or class indices."
+                f"`targets` of shape {jnp.shape(targets)} do not fit {output.shape[-1]} labels; "
+                "give one-hot rows or class indices."
             )
         return jax.nn.logsumexp(output) - jnp.sum(targets * output)

@@ -295,7 +295,9 @@ class Clamped(Nudged):
         marks = pull_back(jax.tree.map(jnp.ones_like, read))[0]
         # For outputs that are coordinates of the state, reading what was pulled back returns it.
         again = system.output(values)
-        gap = sum(jnp.sum(jnp.abs(a - b)) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(outputs), strict=True))
+        gap = sum(
+            jnp.sum(jnp.abs(a - b)) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(outputs), strict=True)
+        )
         size = sum(jnp.sum(jnp.abs(a)) for a in jax.tree.leaves(outputs))
         values = eqx.error_if(
             values,

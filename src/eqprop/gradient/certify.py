@@ -2,8 +2,8 @@ r"""Certificates: an estimator held against the truth, on the system and the dat
 
 A certificate asks, in this order: did the free phase reach a stationary point (found anew by Newton's method); did the
 nudged phases settle, on the free state's branch; does the gradient agree with implicit differentiation, parameter by
-parameter; and does its error fall with the nudging strength as the stencil's order says. An error at the rounding floor is
-exact, and no order is then asked for.
+parameter; and does its error fall with the nudging strength as the stencil's order says. An error at the rounding floor
+is exact, and no order is then asked for.
 
 Source:
     B. Scellier, A deep learning theory for neural networks grounded in physics, 2021, sections 2.2 and 2.3.
@@ -139,7 +139,7 @@ def certify(
     floor = _floor(reference, beta)
     exact = error <= floor
     order = None if exact else _order(betas, errors, floor)
-    reasons = _reasons(unsettled, drift, off_branch, cosine, error, tolerance, betas, errors, beta, both, estimate)
+    reasons = _reasons(unsettled, drift, off_branch, cosine, error, tolerance, betas, errors, beta, both)
     return Certificate(
         cosine=cosine,
         relative_error=error,
@@ -215,7 +215,9 @@ def _off_branch(propagate, system, cost, inputs, targets, estimate, key):
         x, y, state = example
         return response(system, cost, x, y, state)
 
-    slope = jax.lax.map(one, (jax.tree.map(jnp.asarray, inputs), jax.tree.map(jnp.asarray, targets), estimate.free.state))
+    slope = jax.lax.map(
+        one, (jax.tree.map(jnp.asarray, inputs), jax.tree.map(jnp.asarray, targets), estimate.free.state)
+    )
 
     def strays(beta, phase):
         predicted = jax.tree.map(lambda v: beta * v, slope)
@@ -224,9 +226,7 @@ def _off_branch(propagate, system, cost, inputs, targets, estimate, key):
         size, noise = jax.vmap(rms)(predicted), estimate.free.residual + phase.residual
         return gap > 0.5 * size + 10 * noise
 
-    lost = [
-        strays(beta, jax.tree.map(lambda leaf, k=k: leaf[k], estimate.nudged)) for k, beta in enumerate(nodes)
-    ]
+    lost = [strays(beta, jax.tree.map(lambda leaf, k=k: leaf[k], estimate.nudged)) for k, beta in enumerate(nodes)]
     return float(np.mean(np.asarray(lost)))
 
 
@@ -272,12 +272,12 @@ def _order(betas, errors, floor):
     return float(slope) if np.max(np.abs(slope * x + offset - y)) < 0.3 else None
 
 
-def _reasons(unsettled, drift, off_branch, cosine, error, tolerance, betas, errors, beta, both, estimate):
+def _reasons(unsettled, drift, off_branch, cosine, error, tolerance, betas, errors, beta, both):
     reasons = []
     if unsettled > 0:
         reasons.append(
-            f"{unsettled:.0%} of the examples did not settle. Raise the solver's `max_steps`, or take a solver that suits "
-            "the system (`Newton` for small ones, `BlockDescent` where blocks are declared)."
+            f"{unsettled:.0%} of the examples did not settle. Raise the solver's `max_steps`, or take a solver that "
+            "suits the system (`Newton` for small ones, `BlockDescent` where blocks are declared)."
         )
     if not both.any():
         return tuple(reasons) or ("No stationary point was found near the free states: is the energy bounded below?",)
@@ -291,12 +291,13 @@ def _reasons(unsettled, drift, off_branch, cosine, error, tolerance, betas, erro
             reasons.append("The gradient points the wrong way: the sign of the nudge, or of the contrast, is flipped.")
         elif off_branch > 0.05:
             reasons.append(
-                f"{off_branch:.0%} of the nudged phases left the branch of the free state, or crossed a kink. Lower beta "
-                "and start nudged phases at the free state."
+                f"{off_branch:.0%} of the nudged phases left the branch of the free state, or crossed a kink. Lower "
+                "beta and start nudged phases at the free state."
             )
         else:
             reasons.append(
-                f"The gradient is wrong: cosine {cosine:.4f}, relative error {error:.2e}, above {tolerance:g}." + _advice(betas, errors, beta, tolerance)
+                f"The gradient is wrong: cosine {cosine:.4f}, relative error {error:.2e}, above {tolerance:g}."
+                + _advice(betas, errors, beta, tolerance)
             )
     return tuple(reasons)
 

@@ -5,20 +5,29 @@ one reverse pass for the whole batch, never a gradient per example.
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Inexact, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Inexact, Key, PRNGKeyArray, PyTree
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import RESULT, AbstractEquilibrium
 from eqprop.settle.base import Solver, check_energy
 from eqprop.system import System
 
-__all__ = ["Estimate", "Estimator", "batch_size", "check_batch", "free_phase", "map_batch", "mean_gradient", "value_and_outputs"]
+__all__ = [
+    "Estimate",
+    "Estimator",
+    "batch_size",
+    "check_batch",
+    "free_phase",
+    "map_batch",
+    "mean_gradient",
+    "value_and_outputs",
+]
 
 
 class Estimate(eqx.Module):
@@ -99,7 +108,7 @@ def free_phase(
     solver: Solver,
     inputs: PyTree,
     start: PyTree | None,
-    keys: PRNGKeyArray | None,
+    keys: Key[Array, " batch"] | None,
 ) -> AbstractEquilibrium:
     """The free equilibria of a batch."""
 
@@ -110,7 +119,9 @@ def free_phase(
     return map_batch(settle_one, solver)(inputs, start, keys)
 
 
-def value_and_outputs(system: System, cost: Cost, free: AbstractEquilibrium, targets: PyTree, good: Bool[Array, " batch"]):
+def value_and_outputs(
+    system: System, cost: Cost, free: AbstractEquilibrium, targets: PyTree, good: Bool[Array, " batch"]
+):
     """Mean cost over the good examples, and the outputs of all."""
     outputs = jax.vmap(lambda eq: eq.expect(system.output))(free)
     costs = jax.vmap(lambda eq, y: eq.expect(lambda s: cost(system.output(s), y)))(free, targets)
@@ -165,7 +176,11 @@ def batch_size(inputs: PyTree) -> int:
 
 def check_batch(system: System, inputs: PyTree, targets: PyTree) -> None:
     """Raise ValueError for batches that cannot be right, before anything is traced."""
-    shapes = {f"`{name}`": np.shape(leaf) for name, tree in (("inputs", inputs), ("targets", targets)) for leaf in jax.tree.leaves(tree)}
+    shapes = {
+        f"`{name}`": np.shape(leaf)
+        for name, tree in (("inputs", inputs), ("targets", targets))
+        for leaf in jax.tree.leaves(tree)
+    }
     if not jax.tree.leaves(inputs):
         raise ValueError("`inputs` holds no array; give a batch, leading axis the example.")
     lengths = {shape[0] if shape else None for shape in shapes.values()}

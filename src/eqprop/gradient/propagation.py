@@ -14,10 +14,20 @@ Source:
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from eqprop.equilibrium import RESULT
-from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch, free_phase, map_batch, mean_gradient, value_and_outputs
+from eqprop.gradient.estimate import (
+    Estimate,
+    Estimator,
+    batch_size,
+    check_batch,
+    free_phase,
+    map_batch,
+    mean_gradient,
+    value_and_outputs,
+)
 from eqprop.gradient.stencil import RandomSign, Stencil
 from eqprop.settle.base import Solver, real_dtype, rms, rounding
 from eqprop.system import Forced, Nudge, System
@@ -44,10 +54,13 @@ class EquilibriumPropagation(Estimator):
     def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
         inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
         check_batch(system, inputs, targets)
-        if isinstance(self.stencil, Stencil) and jnp.iscomplexobj(self.stencil.nodes):
-            _check_holomorphic(system)
         run = _estimate if self.solver.host else _estimate_compiled
-        return run(self, system, cost, inputs, targets, start, key)
+        if not jnp.iscomplexobj(self.stencil.nodes if isinstance(self.stencil, Stencil) else 0.0):
+            return run(self, system, cost, inputs, targets, start, key)
+        _check_holomorphic(system)
+        # Energies multiply real parameters and complex states.
+        with jax.numpy_dtype_promotion("standard"):
+            return run(self, system, cost, inputs, targets, start, key)
 
     def scaled(self, factor: float) -> "EquilibriumPropagation":
         """The same estimator at `factor` times the nudging strength."""
@@ -76,7 +89,9 @@ def _conclude(propagate, stencil, system, cost, inputs, targets, free, nudged):
     for k in range(nudged.residual.shape[0]):
         leg = jax.tree.map(lambda x, k=k: x[k], nudged)
         first_failure = _choose(first_failure == RESULT.settled, leg.result, first_failure)
-    result = jax.vmap(lambda r, gone: RESULT.where(gone & (r == RESULT.settled), RESULT.nudge_lost, r))(first_failure, lost)
+    result = jax.vmap(lambda r, gone: RESULT.where(gone & (r == RESULT.settled), RESULT.nudge_lost, r))(
+        first_failure, lost
+    )
     good = good & ~lost
 
     def contrast(system, x, phases):
@@ -86,7 +101,9 @@ def _conclude(propagate, stencil, system, cost, inputs, targets, free, nudged):
             nudged_system = propagate.nudge(system, cost, y, jax.lax.stop_gradient(free), beta)
             return weight * phase.expect(lambda s: nudged_system.energy(s, x))
 
-        nodes, weights = stencil.nodes, stencil.weights
+        real = real_dtype(free.restart)
+        dtype = np.result_type(real, np.complex64) if jnp.iscomplexobj(stencil.nodes) else real
+        nodes, weights = stencil.nodes.astype(dtype), stencil.weights.astype(dtype)
         total = 0.0
         if stencil.starts_free:
             total = weighted(nodes[0], weights[0], free).real
@@ -119,7 +136,7 @@ def _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys
     def settle_one(beta, x, y, free, key):
         start = free.restart
         if jnp.iscomplexobj(beta):
-            start = jax.tree.map(lambda s: s.astype(jnp.result_type(s.dtype, jnp.complex64)), start)
+            start = jax.tree.map(lambda s: s.astype(np.result_type(s.dtype, np.complex64)), start)
         if solver.host:
             nudged = _nudge_compiled(propagate, system, cost, y, free, beta)
         else:
@@ -129,7 +146,8 @@ def _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys
     def settle_batch(beta):
         return map_batch(lambda x, y, f, k: settle_one(beta, x, y, f, k), solver)(inputs, targets, free, keys)
 
-    nodes = nodes.astype(jnp.result_type(nodes.dtype, real_dtype(free.restart))) if jnp.iscomplexobj(nodes) else nodes.astype(real_dtype(free.restart))
+    real = real_dtype(free.restart)
+    nodes = nodes.astype(np.result_type(real, np.complex64) if jnp.iscomplexobj(nodes) else real)
     return map_batch(settle_batch, solver)(nodes)
 
 
@@ -140,10 +158,14 @@ def _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good):
     """
     if propagate.solver.host:
         return jnp.zeros_like(good)
-    beta = stencil.nodes[-1]
+    beta = (
+        stencil.nodes[-1].astype(real_dtype(free.restart))
+        if not jnp.iscomplexobj(stencil.nodes)
+        else jnp.abs(stencil.nodes[-1])
+    )
 
     def felt(free, y):
-        force = propagate.nudge(system, cost, y, free, beta.real).force(free.restart)
+        force = propagate.nudge(system, cost, y, free, beta).force(free.restart)
         return rms(_on_free_units(system, free.restart, force))
 
     def moved(free, nudged):
@@ -175,7 +197,7 @@ def _on_free_units(system: System, state: PyTree, force: PyTree) -> PyTree:
 def _check_holomorphic(system):
     if not system.holomorphic:
         raise ValueError(
-            f"`{type(system).__name__}` does not declare that its energy is holomorphic, so complex nudges would be wrong. "
-            "Set `holomorphic = True` on the class if `energy` is analytic in the state (no abs, max, clip, conj), "
+            f"`{type(system).__name__}` does not declare that its energy is holomorphic, so complex nudges would be "
+            "wrong. Set `holomorphic = True` on the class if `energy` is analytic in the state (no abs, max, clip, conj), "
             "or use `symmetric` or `richardson`."
         )

@@ -84,7 +84,9 @@ class IterativeSolver(Solver):
         def advance(loop):
             state, _, _, carry, steps = loop
             state, residual, carry = self.step(system, inputs, state, carry)
-            return state, residual, residual <= self.tolerance(state, free), carry, steps + 1
+            # A state that overflows has an infinite tolerance too: infinity must not count as small.
+            done = jnp.isfinite(residual) & (residual <= self.tolerance(state, free))
+            return state, residual, done, carry, steps + 1
 
         loop = (
             settle_from,
@@ -149,7 +151,9 @@ def check_energy(system: System, state: PyTree, inputs: PyTree) -> None:
     """Raise ValueError unless the energy is a scalar and the state a tree of floating-point arrays."""
     name = type(system).__name__
     for leaf in jax.tree.leaves(state):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.issubdtype(
+            jnp.result_type(leaf), jnp.integer
+        ):
             raise ValueError(f"The state of `{name}` must hold numbers; got a leaf of type {jnp.result_type(leaf)}.")
     value = eqx.filter_eval_shape(system.energy, state, inputs)
     if getattr(value, "shape", None) != ():

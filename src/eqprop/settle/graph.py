@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from eqprop.equilibrium import RESULT
 from eqprop.settle.base import IterativeSolver, Solver, rms
 from eqprop.settle.laplacian import Dense, LaplacianSolver
-from eqprop.system import Forced, GraphSystem, Nudged, System, project
+from eqprop.system import Clamped, Forced, GraphSystem, Nudged, System, project
 
 __all__ = ["GraphNewton", "Shunted", "Stepped"]
 
@@ -110,7 +110,7 @@ def _parts(system: System) -> tuple[GraphSystem, list[Nudged]]:
 
 def _curvature(nudges, state: Float[Array, " unit"]):
     """Second derivative of the nudges; None for constant forces, which have none."""
-    curved = [nudge for nudge in nudges if not isinstance(nudge, Forced)]
+    curved = [nudge for nudge in nudges if not isinstance(nudge, Forced | Clamped)]
     if not curved:
         return None
     return sum(jax.hessian(nudge.nudge_energy)(state) for nudge in curved)

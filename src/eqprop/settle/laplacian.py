@@ -36,7 +36,9 @@ class LaplacianSolver(eqx.Module):
         """The constant part, from the stiffness of the edges of the quadratic energy."""
 
     @abc.abstractmethod
-    def multiply(self, constant: PyTree, edges: tuple[Edges, Edges], vector: Float[Array, " unit"]) -> Float[Array, " unit"]:
+    def multiply(
+        self, constant: PyTree, edges: tuple[Edges, Edges], vector: Float[Array, " unit"]
+    ) -> Float[Array, " unit"]:
         """The constant part times a vector."""
 
     @abc.abstractmethod
@@ -184,7 +186,9 @@ class _Sparse(LaplacianSolver):
 
     def solve(self, constant, edges, stiffness, extra, held, vector):
         if extra is not None:
-            raise ValueError(f"`{type(self).__name__}` solves forced nudges only: use `nudge=Forced`, or the solver `Dense`.")
+            raise ValueError(
+                f"`{type(self).__name__}` solves forced nudges only: use `nudge=Forced`, or the solver `Dense`."
+            )
         rows, columns = _pattern(edges, vector.size)
         values = constant + _values(edges, 1, stiffness, vector.size)
         if held is not None:
