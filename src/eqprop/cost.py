@@ -9,9 +9,10 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, Int, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Inexact, Int, PyTree
 
-__all__ = ["Cost", "CrossEntropy", "SquaredError"]
+__all__ = ["Cost", "CrossEntropy", "RunningCost", "SquaredError"]
 
 
 class Cost(eqx.Module):
@@ -56,3 +57,35 @@ class CrossEntropy(Cost):
                 "give one-hot rows or class indices."
             )
         return jax.nn.logsumexp(output) - jnp.sum(targets * output)
+
+
+class RunningCost(Cost):
+    r"""A cost at each of many times, $C = \sum_k w_k\, c(o_k, y_k)$; outputs and targets have a leading axis of times.
+
+    Args:
+        cost: Of the output and the target at one time.
+        weights: Those of the sum; with the time steps as weights the sum is an integral. One for all, or one a time.
+    """
+
+    cost: Cost
+    weights: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, cost: Cost, weights: float | Float[np.ndarray, " time"]):
+        self.cost = cost
+        self.weights = tuple(float(w) for w in np.atleast_1d(weights))
+
+    def __call__(self, output, targets):
+        times = jax.tree.leaves(output)[0].shape[0]
+        if len(self.weights) not in (1, times):
+            raise ValueError(f"`RunningCost.weights` holds {len(self.weights)} weights for {times} times; give one for each.")
+        each = jax.vmap(self.cost)(output, targets)
+        return jnp.sum(jnp.asarray(self.weights, each.dtype) * each, axis=0) if len(self.weights) == times else (
+            self.weights[0] * jnp.sum(each)
+        )
+
+    def at(self, time: Int[Array, ""], output: PyTree, targets: PyTree) -> Inexact[Array, ""]:
+        """The weighted cost at one time."""
+        value = self.cost(output, targets)
+        if len(self.weights) == 1:
+            return self.weights[0] * value
+        return jnp.asarray(self.weights, value.dtype)[time] * value

@@ -26,11 +26,19 @@ class RESULT(eqx.Enumeration):
     )
     singular = (
         "The second derivative of the energy is singular at this state: some direction of the state costs no "
-        "energy. Pin it, add a restoring term, or fix the symmetry."
+        "energy. Pin it, add a restoring term, or fix the symmetry. A path has such a direction at a conjugate point (change "
+        "its duration) and, when it is periodic and autonomous, in its shift in time (give `Periodic` a pin)."
     )
     branch_lost = (
         "A small change led to a different branch of rest states, or across a kink: the state did not respond in "
         "proportion. Lower beta (or the finite-difference step), and start nudged phases at the free state."
+    )
+    not_retraced = (
+        "The echo did not retrace the run: rounding, amplified by chaotic or unstable motion, has outgrown the nudge. "
+        "Shorten the run (`honest_length` names the longest honest one), raise beta, or compute in float64."
+    )
+    unstable_step = (
+        "The time step is too large for stability: step times the highest frequency exceeds 2. Lower the step."
     )
     nudge_lost = (
         "The nudge moved nothing above the accuracy of the free state. Raise beta, tighten the solver's "

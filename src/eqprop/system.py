@@ -40,10 +40,10 @@ __all__ = [
 
 
 class System(eqx.Module):
-    """A scalar function of (state, inputs) for one example; its own inexact JAX arrays are the parameters.
+    """A scalar function of (state, inputs) for one example; its own inexact arrays are the parameters.
 
-    Write `energy` and `initial_state`; the rest has defaults. Constants that are not to be trained are
-    Python numbers, NumPy arrays or static fields: only JAX arrays of floating point are parameters.
+    Write `energy` and `initial_state`; the rest has defaults. Every array of floating point among the fields, JAX's or
+    NumPy's, is a parameter; constants that are not to be trained are Python numbers, or static fields (tuples).
     """
 
     holomorphic: ClassVar[bool] = False

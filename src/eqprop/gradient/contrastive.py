@@ -3,8 +3,9 @@ r"""Clamped phases: contrastive Hebbian learning and coupled learning.
 Outputs are held instead of nudged. With $E^c$ the energy of the clamped rest state and $E^0$ of the free one,
 
 * contrastive Hebbian learning descends $E^c - E^0$ with the outputs at their targets;
-* coupled learning descends $(E^c - E^0)/\eta$ with the outputs a fraction $\eta$ of the way there. Its gradient is that of
-  $\tfrac12 (o - y)^\top S\,(o - y)$ to first order in $\eta$, with $S$ the stiffness seen from the outputs, held.
+* coupled learning descends $(E^c - E^0)/\eta$ with the outputs a fraction $\eta$ of the way there. Its gradient is
+  that of $\tfrac12 (o - y)^\top S\,(o - y)$ to first order in $\eta$, with $S$ the stiffness seen from the outputs,
+  held.
 
 Neither is the gradient of the cost; both are kept because laboratories use them.
 

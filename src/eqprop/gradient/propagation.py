@@ -197,7 +197,7 @@ def _on_free_units(system: System, state: PyTree, force: PyTree) -> PyTree:
 def _check_holomorphic(system):
     if not system.holomorphic:
         raise ValueError(
-            f"`{type(system).__name__}` does not declare that its energy is holomorphic, so complex nudges would be "
-            "wrong. Set `holomorphic = True` on the class if `energy` is analytic in the state (no abs, max, clip, conj), "
-            "or use `symmetric` or `richardson`."
+            f"`{type(system).__name__}` does not declare that its energy is holomorphic, so complex nudges "
+            "would be wrong. Set `holomorphic = True` on the class if `energy` is analytic in the state (no abs, max, "
+            "clip, conj), or use `symmetric` or `richardson`."
         )
