@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from eqprop.cli import check, data, doctor, predict, report, train
+from eqprop.cli import check, data, doctor, predict, report, spice, train
 
 __all__ = ["app", "main"]
 
@@ -36,6 +36,7 @@ app.command("report")(report.report)
 app.command("check")(check.check)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
+app.add_typer(spice.app, name="spice")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
