@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from eqprop.cli import check, data, doctor, gdu, predict, report, train
+from eqprop.cli import check, data, doctor, gdu, predict, report, spice, train
 
 __all__ = ["app", "main"]
 
@@ -37,6 +37,7 @@ app.command("check")(check.check)
 app.command("gdu")(gdu.gdu)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
+app.add_typer(spice.app, name="spice")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

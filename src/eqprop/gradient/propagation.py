@@ -80,6 +80,13 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
     free = free_phase(system, propagate.solver, inputs, start, keys)
     nudged = _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys)
 
+    # Only the physics of a host solver is out of JAX's hands: what is made of it is compiled all the same.
+    conclude = _conclude_compiled if propagate.solver.host else _conclude
+    return conclude(propagate, stencil, system, cost, inputs, targets, free, nudged)
+
+
+def _conclude(propagate, stencil, system, cost, inputs, targets, free, nudged):
+    """The estimate, from the settled phases."""
     good = free.settled & jnp.all(nudged.settled, axis=0)
     sampled = isinstance(free, Ensemble)
     lost = jnp.zeros_like(good)
@@ -129,7 +136,13 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
     return Estimate(value, gradient, outputs, result, free, nudged, error, _unmoved(stencil, free, by_example))
 
 
+_conclude_compiled = eqx.filter_jit(_conclude)
 _estimate_compiled = eqx.filter_jit(_estimate)
+
+
+@eqx.filter_jit
+def _nudge_compiled(propagate, system, cost, targets, free, beta):
+    return propagate.nudge(system, cost, targets, free, beta)
 
 
 _choose = jax.vmap(RESULT.where)
@@ -144,7 +157,11 @@ def _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys
         start = free.restart
         if jnp.iscomplexobj(beta):
             start = jax.tree.map(lambda s: s.astype(np.result_type(s.dtype, np.complex64)), start)
-        return solver.solve(propagate.nudge(system, cost, y, free, beta), x, start, free=free, key=key)
+        if solver.host:
+            nudged = _nudge_compiled(propagate, system, cost, y, free, beta)
+        else:
+            nudged = propagate.nudge(system, cost, y, free, beta)
+        return solver.solve(nudged, x, start, free=free, key=key)
 
     def settle_batch(beta):
         return map_batch(lambda x, y, f, k: settle_one(beta, x, y, f, k), solver)(inputs, targets, free, keys)
