@@ -31,7 +31,7 @@ __all__ = ["DenseEigen", "Eigenstate", "Lanczos", "ThermalEigen"]
 class Eigenstate(AbstractEquilibrium):
     """One eigenstate (or a thermal purification), with its energy and its distance to the other levels."""
 
-    state: Float[Array, "*batch dim"]
+    state: PyTree
     result: RESULT
     residual: Float[Array, "*batch"]
     """Norm of H psi - E psi over the gap, per amplitude: the distance to the eigenvector."""
@@ -156,7 +156,7 @@ class ThermalEigen(Solver):
             values, vectors = jnp.linalg.eigh(_matrix(linear, inputs, size, start.dtype))
             weights = jnp.exp(-(values - values[0]) / (2 * self.temperature.astype(values.dtype)))
             weights = weights / jnp.linalg.norm(weights)
-            return values, (vectors * weights) @ vectors.T
+            return values, (vectors * weights[None]) @ vectors.T
 
         linear = _linearised(system, reference)
         values, state = state_of(linear)
@@ -190,7 +190,8 @@ def _hamiltonian(system, inputs):
 
     def apply(vector):
         norm = jnp.linalg.norm(vector)
-        unit = vector / jnp.where(norm > 0, norm, 1)
+        # The quotient has no value at zero: take any direction there, which `norm` then cancels.
+        unit = jnp.where(norm > 0, vector / jnp.where(norm > 0, norm, 1), vector.shape[0] ** -0.5)
         value, slope = jax.value_and_grad(system.energy)(unit, inputs)
         return norm * (0.5 * slope + value * unit)
 

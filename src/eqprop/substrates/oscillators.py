@@ -189,21 +189,23 @@ class LayeredOscillators(System):
 
     holomorphic = True
 
-    def __init__(self, sizes: Sequence[int], *, key: PRNGKeyArray, pin: float = 1.0, gain: float = 1.0):
+    def __init__(self, sizes: Sequence[int], *, key: PRNGKeyArray, pin: float = 1.0, gain: float = 0.5):
         if len(sizes) < 3 or min(sizes) < 1:
             raise ValueError(f"`sizes` must name inputs, hidden layers and outputs, all positive; got {list(sizes)}.")
         if not pin > 0:
             raise ValueError(
                 f"`pin` must be positive; got {pin}. Without it the outputs' answers ±pi/2 have no reference phase."
             )
-        keys = jax.random.split(key, len(sizes) + 1)
-        self.cosine, self.sine = (gain / math.sqrt(sizes[0]) * jax.random.normal(k, tuple(sizes[:2])) for k in keys[:2])
+        keys = jax.random.split(key, len(sizes) - 1)
+        # Inputs turn the oscillators first, and learn to strengthen or weaken their fields.
+        self.sine = gain / math.sqrt(sizes[0]) * jax.random.normal(keys[0], tuple(sizes[:2]))
+        self.cosine = jnp.zeros_like(self.sine)
         self.couplings = tuple(
             gain / math.sqrt(pre) * jax.random.normal(k, (pre, post))
-            for k, pre, post in zip(keys[2:], sizes[1:-1], sizes[2:], strict=False)
+            for k, pre, post in zip(keys[1:], sizes[1:-1], sizes[2:], strict=False)
         )
-        # A hidden layer beyond the first has no other field: a start off zero holds its rotation.
-        self.biases = tuple(jnp.zeros((2, n)).at[0].set(float(0 < k < len(sizes) - 2)) for k, n in enumerate(sizes[1:]))
+        # Every hidden oscillator begins with a unit field towards 0, which holds its rotation.
+        self.biases = tuple(jnp.zeros((2, n)).at[0].set(float(k < len(sizes) - 2)) for k, n in enumerate(sizes[1:]))
         self.pin = float(pin)
 
     def energy(self, state, inputs):

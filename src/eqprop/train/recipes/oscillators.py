@@ -23,7 +23,7 @@ class OscillatorRecipe(Recipe):
     """Oscillators of the hidden layers."""
     pin: PositiveFloat = 1.0
     """Strength of the outputs' field towards 0."""
-    gain: PositiveFloat = 1.0
+    gain: PositiveFloat = 0.5
     """Initial weights are normal with gain/sqrt(fan-in)."""
     estimator: EstimatorSettings = EstimatorSettings(beta=0.3, solver=BlockDescentSettings(rtol=1e-3, atol=1e-4))
 
