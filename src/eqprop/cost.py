@@ -127,7 +127,7 @@ class FunctionCost(Cost):
 
 
 def _one_hot(output, targets):
-    """The targets as one-hot rows, of the output's type and shape."""
+    """The targets as one-hot rows; class indices are spread."""
     if jnp.issubdtype(jnp.asarray(targets).dtype, jnp.integer):
         if jnp.ndim(targets) != 0:
             raise ValueError(f"A class index must be a scalar per example; `targets` has shape {jnp.shape(targets)}.")
@@ -137,4 +137,4 @@ def _one_hot(output, targets):
             f"`targets` of shape {jnp.shape(targets)} do not fit {output.shape[-1]} labels; "
             "give one-hot rows or class indices."
         )
-    return targets.astype(output.dtype)
+    return targets

@@ -1,9 +1,11 @@
 """The public names; `import eqprop as ep` gives them, loaded at the first use of one."""
 
-from eqprop.cost import Cost, CrossEntropy, SquaredError
-from eqprop.equilibrium import RESULT, Equilibrium
+from eqprop.cost import Cost, CrossEntropy, ErrorRate, SquaredError
+from eqprop.equilibrium import RESULT, Ensemble, Equilibrium
 from eqprop.gradient.certify import Certificate, certify
 from eqprop.gradient.contrastive import ContrastiveHebbian, CoupledLearning
+from eqprop.gradient.covariance import BoltzmannCovariance
+from eqprop.gradient.deadzone import DeadZone, dead_zone
 from eqprop.gradient.estimate import Estimate, Estimator
 from eqprop.gradient.layer import Layer
 from eqprop.gradient.propagation import EquilibriumPropagation
@@ -12,26 +14,35 @@ from eqprop.gradient.stencil import Stencil, holomorphic, one_sided, random_sign
 from eqprop.settle.base import Solver, settle
 from eqprop.settle.descent import AdaptiveGradientFlow, BlockDescent, FixedPoint, GradientFlow
 from eqprop.settle.newton import Newton
+from eqprop.settle.sample import MALA, Enumeration, Gibbs, Langevin, Sampler
 from eqprop.substrates.activation import HalfHardSigmoid, HardSigmoid, Linear, Logistic, Tanh
 from eqprop.substrates.hopfield import GraphHopfield, LayeredHopfield
 from eqprop.substrates.mechanics import FlowNetwork, SpringNetwork
+from eqprop.substrates.spins import Categorical, Ising, LayeredBoltzmann, Spins, ising_from_couplings
 from eqprop.system import CostNudged, Forced, Sum, System
 from eqprop.train.experiment import Experiment
 from eqprop.train.fit import fit
 from eqprop.train.run import Run, load
 
 __all__ = [
+    "MALA",
     "RESULT",
     "AdaptiveGradientFlow",
     "BlockDescent",
+    "BoltzmannCovariance",
+    "Categorical",
     "Certificate",
     "ContrastiveHebbian",
     "Cost",
     "CostNudged",
     "CoupledLearning",
     "CrossEntropy",
+    "DeadZone",
+    "Ensemble",
+    "Enumeration",
     "Equilibrium",
     "EquilibriumPropagation",
+    "ErrorRate",
     "Estimate",
     "Estimator",
     "Experiment",
@@ -39,18 +50,24 @@ __all__ = [
     "FixedPoint",
     "FlowNetwork",
     "Forced",
+    "Gibbs",
     "GradientFlow",
     "GraphHopfield",
     "HalfHardSigmoid",
     "HardSigmoid",
     "ImplicitDifferentiation",
+    "Ising",
+    "Langevin",
     "Layer",
+    "LayeredBoltzmann",
     "LayeredHopfield",
     "Linear",
     "Logistic",
     "Newton",
     "Run",
+    "Sampler",
     "Solver",
+    "Spins",
     "SpringNetwork",
     "SquaredError",
     "Stencil",
@@ -59,8 +76,10 @@ __all__ = [
     "Tanh",
     "UnrolledDifferentiation",
     "certify",
+    "dead_zone",
     "fit",
     "holomorphic",
+    "ising_from_couplings",
     "load",
     "one_sided",
     "random_sign",

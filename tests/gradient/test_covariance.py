@@ -49,5 +49,7 @@ def test_a_certificate_with_the_covariance_as_truth(problem):
 
 
 def test_solvers_without_a_classical_distribution_are_refused():
-    with pytest.raises(ValueError, match="classical Boltzmann distributions only.*got `Newton`.*Thermal quantum states"):
+    with pytest.raises(
+        ValueError, match=r"classical Boltzmann distributions only.*got `Newton`.*Thermal quantum states"
+    ):
         ep.BoltzmannCovariance(ep.Newton())

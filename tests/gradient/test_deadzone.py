@@ -19,7 +19,9 @@ def model():
 
 
 def estimate(model, solver, beta, key=None):
-    return ep.EquilibriumPropagation(ep.one_sided(beta), solver, CostNudged)(model, ep.SquaredError(), INPUTS, TARGETS, key=key)
+    return ep.EquilibriumPropagation(ep.one_sided(beta), solver, CostNudged)(
+        model, ep.SquaredError(), INPUTS, TARGETS, key=key
+    )
 
 
 def wrong(found):
@@ -58,5 +60,5 @@ def test_samples_tell_the_dead_zone_too(model):
 def test_single_rest_states_have_no_dead_zone_to_count():
     net = ep.LayeredHopfield([2, 3, 1], key=jax.random.key(0))
     found = ep.EquilibriumPropagation(ep.symmetric(0.1), ep.Newton())(net, ep.SquaredError(), INPUTS, TARGETS)
-    with pytest.raises(ValueError, match="`dead_zone` needs an estimate from phases that are ensembles"):
+    with pytest.raises(ValueError, match=r"`dead_zone` needs an estimate from phases that are ensembles"):
         ep.dead_zone(found, jnp.ones(4, bool))

@@ -48,7 +48,9 @@ def expected_cost(model, inputs, targets, temperature, of_mean=False):
     return jnp.mean(jax.vmap(one)(inputs, targets))
 
 
-@pytest.mark.parametrize(("rule", "order", "size"), [(ep.one_sided, 1, 0.2), (ep.symmetric, 2, 0.01), (ep.richardson, 4, 1e-4)])
+@pytest.mark.parametrize(
+    ("rule", "order", "size"), [(ep.one_sided, 1, 0.2), (ep.symmetric, 2, 0.01), (ep.richardson, 4, 1e-4)]
+)
 def test_the_exact_contrast_converges_at_the_order_of_its_stencil(ising, rule, order, size):
     truth = eqx.filter_grad(expected_cost)(*ising, 1.0)
     model, inputs, targets = ising
@@ -66,7 +68,9 @@ def test_complex_nudges_give_the_contour_rule(ising):
     truth = eqx.filter_grad(expected_cost)(*ising, 1.0)
     model, inputs, targets = ising
     with jax.numpy_dtype_promotion("standard"):
-        rules = [ep.EquilibriumPropagation(ep.holomorphic(b, points=8), ep.Enumeration(1.0), CostNudged) for b in (0.2, 0.4)]
+        rules = [
+            ep.EquilibriumPropagation(ep.holomorphic(b, points=8), ep.Enumeration(1.0), CostNudged) for b in (0.2, 0.4)
+        ]
         errors = [relative(rule(model, COST, inputs, targets).gradient, truth) for rule in rules]
     assert np.log2(errors[1] / errors[0]) == pytest.approx(8, abs=0.5)
     assert errors[0] < 1e-6
@@ -248,7 +252,9 @@ def test_langevin_contrasts_share_noise_and_their_bias_halves_with_the_step():
         def one(key):
             estimate = rule(PAIR, COST, PUSH, WANTED, key=key)
             states = estimate.nudged.state
-            return jax.flatten_util.ravel_pytree(estimate.gradient)[0], jnp.mean(states[..., 0] * states[..., 1], (1, 2))
+            return jax.flatten_util.ravel_pytree(estimate.gradient)[0], jnp.mean(
+                states[..., 0] * states[..., 1], (1, 2)
+            )
 
         keys = jax.random.split(jax.random.key(7), repeats)
         return [np.asarray(part) for part in jax.lax.map(one, keys)]

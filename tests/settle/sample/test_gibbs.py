@@ -183,14 +183,16 @@ def test_too_few_samples_for_the_asked_error(getkey):
         ep.settle(triangle(), NOTHING, few, key=getkey())
     many = ep.Gibbs(0.8, chains=64, samples=400, standard_error=0.03)
     assert bool(ep.settle(triangle(), NOTHING, many, key=getkey()).settled)
-    with pytest.raises(ValueError, match="a single sample, which tells no error"):
+    with pytest.raises(ValueError, match=r"a single sample, which tells no error"):
         ep.settle(triangle(), NOTHING, ep.Gibbs(0.8, chains=1, samples=1, standard_error=0.1), key=getkey())
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("solver", [ep.Gibbs, ep.Enumeration, ep.Langevin, ep.MALA])
 def test_a_temperature_that_is_not_positive_is_refused(solver, temperature):
-    with pytest.raises(ValueError, match=r"`\w+.temperature` must be positive and finite; at zero .* small temperature"):
+    with pytest.raises(
+        ValueError, match=r"`\w+.temperature` must be positive and finite; at zero .* small temperature"
+    ):
         solver(temperature)
 
 
@@ -199,7 +201,7 @@ def test_a_temperature_known_only_on_the_device_is_refused_there(getkey):
     def mean(temperature, key):
         return ep.Gibbs(temperature).solve(triangle(), NOTHING, jnp.zeros(4), free=None, key=key).expect(lambda s: s)
 
-    with pytest.raises(RuntimeError, match="`Gibbs.temperature` must be positive"):
+    with pytest.raises(RuntimeError, match=r"`Gibbs.temperature` must be positive"):
         jax.block_until_ready(mean(jnp.asarray(-1.0), getkey()))
 
 
@@ -207,14 +209,14 @@ def test_what_a_sampler_cannot_do_it_says(getkey):
     model = triangle()
     with pytest.raises(ValueError, match=r"`Gibbs` draws random numbers: give `key="):
         ep.settle(model, NOTHING, ep.Gibbs(1.0))
-    with pytest.raises(ValueError, match="declares no `conditionals`, which `Gibbs` needs. Use `Langevin`"):
+    with pytest.raises(ValueError, match=r"declares no `conditionals`, which `Gibbs` needs. Use `Langevin`"):
         ep.settle(ep.LayeredHopfield([2, 2], key=getkey()), jnp.zeros(2), ep.Gibbs(1.0), key=getkey())
-    with pytest.raises(ValueError, match="`Gibbs.chains` must be at least 1; got 0"):
+    with pytest.raises(ValueError, match=r"`Gibbs.chains` must be at least 1; got 0"):
         ep.settle(model, NOTHING, ep.Gibbs(1.0, chains=0), key=getkey())
-    with pytest.raises(ValueError, match="`Gibbs.burn_in` must not be negative"):
+    with pytest.raises(ValueError, match=r"`Gibbs.burn_in` must not be negative"):
         ep.settle(model, NOTHING, ep.Gibbs(1.0, burn_in=-1), key=getkey())
-    with pytest.raises(ValueError, match="fits neither one state.*nor the 8 chains"):
+    with pytest.raises(ValueError, match=r"fits neither one state.*nor the 8 chains"):
         ep.settle(model, NOTHING, ep.Gibbs(1.0), start=jnp.ones((3, 4)), key=getkey())
-    with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match="cannot sample at a complex nudging"):
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError, match=r"cannot sample at a complex nudging"):
         rule = ep.EquilibriumPropagation(ep.holomorphic(0.1), ep.Gibbs(1.0), CostNudged)
         rule(model, ep.SquaredError(), jnp.zeros((1, 0)), jnp.ones((1, 4)), key=getkey())

@@ -83,11 +83,13 @@ def test_a_runaway_is_reported(getkey):
 
 
 def test_what_langevin_cannot_do_it_says(getkey):
-    with pytest.raises(ValueError, match="`Langevin.step_size` must be positive; got -0.1"):
+    with pytest.raises(ValueError, match=r"`Langevin.step_size` must be positive; got -0.1"):
         ep.Langevin(1.0, -0.1)
     spins = ep.Ising(0, 2, [(0, 1)], key=getkey())
-    with pytest.raises(ValueError, match="`Langevin` follows gradients, which the discrete `Ising` has not; use `Gibbs`"):
+    with pytest.raises(
+        ValueError, match=r"`Langevin` follows gradients, which the discrete `Ising` has not; use `Gibbs`"
+    ):
         ep.settle(spins, jnp.zeros(0), ep.Langevin(1.0), key=getkey())
     bounded = ep.LayeredHopfield([2, 2, 2], key=getkey())
-    with pytest.raises(ValueError, match="cannot keep `LayeredHopfield` within its bounds"):
+    with pytest.raises(ValueError, match=r"cannot keep `LayeredHopfield` within its bounds"):
         ep.settle(bounded, jnp.zeros(2), ep.Langevin(1.0), key=getkey())

@@ -75,9 +75,9 @@ def test_the_field_of_a_nudge_is_its_difference_between_values():
 def test_a_cost_that_couples_outputs_drawn_together_is_refused(getkey):
     net = ep.LayeredBoltzmann(2, (ep.Spins(3), ep.Spins(3)), key=getkey())
     nudged = CostNudged(net, ep.CrossEntropy(), jnp.asarray(1), None, jnp.asarray(1.0))
-    with pytest.raises(RuntimeError, match="couples output units that are drawn together.*`nudge=Forced`"):
+    with pytest.raises(RuntimeError, match=r"couples output units that are drawn together.*`nudge=Forced`"):
         ep.settle(nudged, jnp.zeros(2), ep.Gibbs(1.0), key=getkey())
-    with pytest.raises(RuntimeError, match="couples output units"):
+    with pytest.raises(RuntimeError, match=r"couples output units"):
         categorical_field(lambda o: jnp.sum(o[0] * o[1]), 2, 3, jnp.zeros(()).dtype)
 
 
@@ -95,7 +95,11 @@ def test_blocks_hold_no_two_coupled_spins(getkey):
 @pytest.mark.parametrize(
     ("couplings", "field", "message"),
     [
-        ([[0, 1], [0.5, 0]], [0, 0], r"must be symmetric.*couplings\[0, 1\] = 1 but couplings\[1, 0\] = 0.5.*\(J \+ J.T\) / 2"),
+        (
+            [[0, 1], [0.5, 0]],
+            [0, 0],
+            r"must be symmetric.*couplings\[0, 1\] = 1 but couplings\[1, 0\] = 0.5.*\(J \+ J.T\) / 2",
+        ),
         ([[1, 1], [1, 0]], [0, 0], "must have a zero diagonal"),
         ([[0, 1, 0], [1, 0, 0]], [0, 0], "must be square with one `field` per spin"),
         ([[0, 1], [1, 0]], [0, 0, 0], "must be square with one `field` per spin"),
@@ -108,23 +112,23 @@ def test_couplings_that_are_no_energy_are_refused(couplings, field, message):
 
 def test_what_does_not_fit_is_refused(getkey):
     key = getkey()
-    with pytest.raises(ValueError, match="`edges` must join two different nodes among 0 to 3.*each pair once"):
+    with pytest.raises(ValueError, match=r"`edges` must join two different nodes among 0 to 3.*each pair once"):
         ep.Ising(1, 3, [(1, 2), (2, 1)], key=key)
-    with pytest.raises(ValueError, match="`outputs` must name spins, nodes 1 to 3"):
+    with pytest.raises(ValueError, match=r"`outputs` must name spins, nodes 1 to 3"):
         ep.Ising(1, 3, [(1, 2)], [0], key=key)
     with pytest.raises(ValueError, match=r"hold 2 numbers; this model has 1 inputs"):
         ep.settle(ep.Ising(1, 3, [(1, 2)], key=key), jnp.zeros(2), ep.Gibbs(1.0), key=key)
-    with pytest.raises(ValueError, match="at least two layers"):
+    with pytest.raises(ValueError, match=r"at least two layers"):
         ep.LayeredBoltzmann(0, (ep.Spins(3),), key=key)
-    with pytest.raises(ValueError, match="`outputs` must name one of the 2 layers"):
+    with pytest.raises(ValueError, match=r"`outputs` must name one of the 2 layers"):
         ep.LayeredBoltzmann(0, (ep.Spins(3), ep.Spins(2)), key=key, outputs=2)
-    with pytest.raises(ValueError, match="`Categorical.levels` must be at least 2"):
+    with pytest.raises(ValueError, match=r"`Categorical.levels` must be at least 2"):
         ep.Categorical(1, 1)
-    with pytest.raises(ValueError, match="30 spins have .* too many to list"):
+    with pytest.raises(ValueError, match=r"30 spins have .* too many to list"):
         ep.settle(ep.Ising(0, 30, [(0, 1)], key=key), NOTHING, ep.Enumeration(1.0))
-    with pytest.raises(ValueError, match="too many to list"):
+    with pytest.raises(ValueError, match=r"too many to list"):
         ep.LayeredBoltzmann(0, (ep.Spins(15), ep.Spins(15)), key=key).configurations()
-    with pytest.raises(ValueError, match="does not list its `configurations`, which `Enumeration` needs"):
+    with pytest.raises(ValueError, match=r"does not list its `configurations`, which `Enumeration` needs"):
         ep.settle(ep.LayeredHopfield([2, 2], key=key), jnp.zeros(2), ep.Enumeration(1.0))
 
 
