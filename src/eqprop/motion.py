@@ -93,7 +93,8 @@ class Pooled(Window):
         # Pool j holds the samples i with floor(i * pools / samples) = j; their number is a difference of ceilings.
         edges = -((-np.arange(self.pools + 1) * samples) // max(self.pools, 1))
         sizes = jnp.asarray(np.diff(edges), dtype)
-        mine = (sample >= jnp.asarray(edges[:-1])) & (sample < jnp.asarray(edges[1:]))
+        edges = jnp.asarray(edges, sample.dtype)
+        mine = (sample >= edges[:-1]) & (sample < edges[1:])
         means = jnp.where(mine, 1 / sizes, 0)
         return jnp.append(means, (sample == samples - 1).astype(dtype)) if self.last else means
 

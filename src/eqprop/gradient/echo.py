@@ -198,7 +198,8 @@ def _echo_block(propagate, stencil, block, passed, cotangent, good, scale, cost,
     inputs, drive, samples, begin, end = passed
     parameters, rest = eqx.partition(block, eqx.is_inexact_array)
     nodes, table = (leaf.astype(end.position.dtype) for leaf in (stencil.nodes, stencil.weights))
-    drive, begin, end = (_only(good, tree) for tree in (drive, begin, end))
+    # States are masked, the drive is not: it would be copied whole, and is finite (a batch with gaps is refused).
+    begin, end = _only(good, begin), _only(good, end)
     example_weight = jnp.where(good, scale, 0)
 
     def read(parameters, features):
