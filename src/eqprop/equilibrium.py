@@ -35,16 +35,16 @@ class RESULT(eqx.Enumeration):
         "A small change led to a different branch of rest states, or across a kink: the state did not respond in "
         "proportion. Lower beta (or the finite-difference step), and start nudged phases at the free state."
     )
-    too_few_samples = (
-        "The standard error of the samples is above the one asked for. Raise `chains`, `samples` or `thin`, or ask for "
-        "less with `standard_error`."
-    )
     not_retraced = (
         "The echo did not retrace the run: rounding, amplified by chaotic or unstable motion, has outgrown the nudge. "
         "Shorten the run (`honest_length` names the longest honest one), raise beta, or compute in float64."
     )
     unstable_step = (
         "The time step is too large for stability: step times the highest frequency exceeds 2. Lower the step."
+    )
+    too_few_samples = (
+        "The standard error of the samples is above the one asked for. Raise `chains`, `samples` or `thin`, or ask for "
+        "less with `standard_error`."
     )
     nudge_lost = (
         "The nudge moved nothing above the accuracy of the free state. Raise beta, tighten the solver's "

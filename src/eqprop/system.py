@@ -50,6 +50,9 @@ class System(eqx.Module):
     holomorphic: ClassVar[bool] = False
     """Whether `energy` accepts complex states and is analytic in them (no abs, max, clip, conj)."""
 
+    free_vanishes: ClassVar[bool] = False
+    """Whether energy and its parameter-derivative vanish at every free equilibrium: one nudged phase is then enough."""
+
     discrete: ClassVar[bool] = False
     """Whether the state takes discrete values only (spins), so that there is no gradient to follow."""
 
@@ -93,7 +96,9 @@ class System(eqx.Module):
         del block, state, inputs, force
         return None
 
-    def conditionals(self, inputs: PyTree, nudge: Callable[[PyTree], Inexact[Array, ""]] | None) -> "Conditionals | None":
+    def conditionals(
+        self, inputs: PyTree, nudge: Callable[[PyTree], Inexact[Array, ""]] | None
+    ) -> "Conditionals | None":
         """How to redraw the state block by block from its Boltzmann distribution, for systems that know it.
 
         Args:

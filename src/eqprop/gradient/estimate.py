@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Inexact, Int, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Inexact, Int, Key, PRNGKeyArray, PyTree, UInt32
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import RESULT, AbstractEquilibrium
@@ -96,10 +96,16 @@ def map_batch(fn: Callable, solver: Solver) -> Callable:
 
     def one_by_one(*arguments):
         count = jax.tree.leaves(arguments)[0].shape[0]
+        # Rows of NumPy arrays: to index a JAX array from the host costs more than many a simulator's answer.
+        arguments = jax.tree.map(_on_host, arguments)
         results = [fn(*jax.tree.map(lambda leaf, i=i: leaf[i], arguments)) for i in range(count)]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+        return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *results)
 
     return one_by_one
+
+
+def _on_host(leaf):
+    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
 
 
 def free_phase(
@@ -107,7 +113,7 @@ def free_phase(
     solver: Solver,
     inputs: PyTree,
     start: PyTree | None,
-    keys: Key[Array, " batch"] | None,
+    keys: Key[Array, " batch"] | UInt32[Array, "batch word"] | None,
 ) -> AbstractEquilibrium:
     """The free equilibria of a batch."""
 

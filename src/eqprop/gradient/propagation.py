@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from eqprop.equilibrium import RESULT, Ensemble
+from eqprop.equilibrium import RESULT, Ensemble, Equilibrium
 from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
@@ -30,7 +30,7 @@ from eqprop.gradient.estimate import (
     value_and_outputs,
 )
 from eqprop.gradient.stencil import RandomSign, Stencil
-from eqprop.settle.base import Solver, real_dtype, rms, rounding
+from eqprop.settle.base import Solver, projected_gradient, real_dtype, rms, rounding
 from eqprop.system import Forced, Nudge, System
 
 __all__ = ["EquilibriumPropagation"]
@@ -80,11 +80,18 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
     free = free_phase(system, propagate.solver, inputs, start, keys)
     nudged = _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys)
 
+    # Only the physics of a host solver is out of JAX's hands: what is made of it is compiled all the same.
+    conclude = _conclude_compiled if propagate.solver.host else _conclude
+    return conclude(propagate, stencil, system, cost, inputs, targets, free, nudged)
+
+
+def _conclude(propagate, stencil, system, cost, inputs, targets, free, nudged):
+    """The estimate, from the settled phases."""
     good = free.settled & jnp.all(nudged.settled, axis=0)
     sampled = isinstance(free, Ensemble)
     lost = jnp.zeros_like(good)
     if not sampled:
-        lost = _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good)
+        lost = _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged, good)
     first_failure = free.result
     for k in range(nudged.residual.shape[0]):
         leg = jax.tree.map(lambda x, k=k: x[k], nudged)
@@ -129,7 +136,13 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
     return Estimate(value, gradient, outputs, result, free, nudged, error, _unmoved(stencil, free, by_example))
 
 
+_conclude_compiled = eqx.filter_jit(_conclude)
 _estimate_compiled = eqx.filter_jit(_estimate)
+
+
+@eqx.filter_jit
+def _nudge_compiled(propagate, system, cost, targets, free, beta):
+    return propagate.nudge(system, cost, targets, free, beta)
 
 
 _choose = jax.vmap(RESULT.where)
@@ -144,7 +157,11 @@ def _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys
         start = free.restart
         if jnp.iscomplexobj(beta):
             start = jax.tree.map(lambda s: s.astype(np.result_type(s.dtype, np.complex64)), start)
-        return solver.solve(propagate.nudge(system, cost, y, free, beta), x, start, free=free, key=key)
+        if solver.host:
+            nudged = _nudge_compiled(propagate, system, cost, y, free, beta)
+        else:
+            nudged = propagate.nudge(system, cost, y, free, beta)
+        return solver.solve(nudged, x, start, free=free, key=key)
 
     def settle_batch(beta):
         return map_batch(lambda x, y, f, k: settle_one(beta, x, y, f, k), solver)(inputs, targets, free, keys)
@@ -166,7 +183,7 @@ def _unmoved(stencil, free, nudged):
     return jax.vmap(still)(free, nudged)
 
 
-def _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good):
+def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged, good):
     """Which examples felt a force on free units while the batch as a whole did not move beyond its accuracy.
 
     Judged over the batch: an example with a tiny error has a tiny, harmless displacement, and is not lost.
@@ -194,7 +211,14 @@ def _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good):
     def typical(values):
         return jnp.sqrt(jnp.sum(jnp.where(feeling, values**2, 0)))
 
-    return feeling & ~(typical(displacement) > typical(floor))
+    lost = ~(typical(displacement) > typical(floor))
+    if stencil.starts_free and isinstance(free, Equilibrium):
+        # The free phase is a leg of the contrast here. What it left undone the nudged phase makes up, which moves the
+        # state but is no response to the nudge: that force must not outweigh the nudge's.
+        undone = jax.vmap(lambda f, x: rms(projected_gradient(system, f.state, x)))(free, inputs)
+        accurate = free.residual <= 10 * jax.vmap(lambda f: rounding(f.state))(free)
+        lost = lost | (typical(jnp.where(accurate, 0, undone)) > 3 * typical(forces))
+    return feeling & lost
 
 
 def _on_free_units(system: System, state: PyTree, force: PyTree) -> PyTree:
