@@ -88,7 +88,10 @@ def test_convolutional_networks_have_the_property(activation, getkey):
 def test_symmetric_nudging_halves_the_error_at_least(getkey):
     x, y = task(getkey)
     network = perceptron()
-    errors = [compare_updates(network, ep.SquaredError(), x, y, stencil=s).relative_rms for s in (ep.one_sided(0.1), ep.symmetric(0.1))]
+    errors = [
+        compare_updates(network, ep.SquaredError(), x, y, stencil=s).relative_rms
+        for s in (ep.one_sided(0.1), ep.symmetric(0.1))
+    ]
     assert errors[1] < 0.5 * errors[0]
 
 
@@ -115,7 +118,14 @@ def test_the_nudged_transient_is_recurrent_backpropagation(step, getkey):
     network, steps = perceptron(), round(5 / step)
     flow = ep.GradientFlow(step, rtol=1e-13, atol=1e-14, max_steps=50_000)
     both = compare_updates(
-        network, ep.SquaredError(), x, y, steps=steps, solver=flow, free_solver=ep.Newton(1e-12, 1e-12), stencil=ep.one_sided(1e-5)
+        network,
+        ep.SquaredError(),
+        x,
+        y,
+        steps=steps,
+        solver=flow,
+        free_solver=ep.Newton(1e-12, 1e-12),
+        stencil=ep.one_sided(1e-5),
     )
     rest = jax.vmap(lambda x: ep.settle(network, x, ep.Newton(1e-12, 1e-12)).state)(x)
 
@@ -162,7 +172,9 @@ def test_nudging_outside_the_activation_leaves_an_error_that_does_not_vanish(get
     def error(solver, beta):
         propagate = ep.EquilibriumPropagation(ep.symmetric(beta), tight, nudge=ep.CostNudged, nudged_solver=solver)
         found, _ = jax.flatten_util.ravel_pytree(propagate(network, ep.SquaredError(), x, y).gradient)
-        truth, _ = jax.flatten_util.ravel_pytree(ep.ImplicitDifferentiation(tight)(network, ep.SquaredError(), x, y).gradient)
+        truth, _ = jax.flatten_util.ravel_pytree(
+            ep.ImplicitDifferentiation(tight)(network, ep.SquaredError(), x, y).gradient
+        )
         return float(jnp.linalg.norm(found / jnp.linalg.norm(found) - truth / jnp.linalg.norm(truth)))
 
     inside, outside = ep.FixedPoint(1e-10, 1e-14), OutsideNudge(1e-10, 1e-14)

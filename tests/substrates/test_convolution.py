@@ -71,9 +71,7 @@ def test_pooling_takes_the_maximum_and_the_mean(size, stride, getkey):
     x = np.asarray(jax.random.normal(getkey(), (8, 7, 3)))
     most, mean = MaxPooling(size, stride), MeanPooling(size, stride)
     (k, m), (s, t) = most.size, most.stride
-    windows = [
-        [x[i : i + k, j : j + m].reshape(-1, 3) for j in range(0, 7 - m + 1, t)] for i in range(0, 8 - k + 1, s)
-    ]
+    windows = [[x[i : i + k, j : j + m].reshape(-1, 3) for j in range(0, 7 - m + 1, t)] for i in range(0, 8 - k + 1, s)]
     np.testing.assert_array_equal(most(jnp.asarray(x)), [[w.max(0) for w in row] for row in windows])
     np.testing.assert_allclose(mean(jnp.asarray(x)), [[w.mean(0) for w in row] for row in windows], rtol=1e-12)
 

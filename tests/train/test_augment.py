@@ -42,7 +42,10 @@ def test_an_estimator_sees_the_images_of_its_key(getkey):
     [
         (lambda k: shift_and_mirror(k, jnp.ones((2, 9)), shift=1, mirror=True), r"needs images .* got shape \(2, 9\)"),
         (lambda k: shift_and_mirror(k, jnp.ones((2, 3, 3)), shift=-1, mirror=True), "`shift` = -1"),
-        (lambda k: Augmented(ep.EquilibriumPropagation(ep.symmetric(0.1), ep.Newton()), 1, True)(None, None, 0, 0), "key="),
+        (
+            lambda k: Augmented(ep.EquilibriumPropagation(ep.symmetric(0.1), ep.Newton()), 1, True)(None, None, 0, 0),
+            "key=",
+        ),
     ],
 )
 def test_bad_requests_are_told(call, message, getkey):

@@ -63,7 +63,11 @@ def _through_time(rule, system, cost, inputs, targets, start):
 
     def begin(x, state):
         state = project(system, system.initial_state(x) if state is None else state)
-        return state, rule.solver.init(system, x, state, {}), jnp.full((), jnp.inf, jax.tree.leaves(state)[0].real.dtype)
+        return (
+            state,
+            rule.solver.init(system, x, state, {}),
+            jnp.full((), jnp.inf, jax.tree.leaves(state)[0].real.dtype),
+        )
 
     def run(system, x, loop, length):
         def advance(loop, _):

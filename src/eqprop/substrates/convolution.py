@@ -60,7 +60,9 @@ def convolve(
 
 def _native(image, kernel, stride, padding):
     margins = [(p, p) for p in padding]
-    return jax.lax.conv_general_dilated(image[None], kernel, stride, margins, dimension_numbers=("NHWC", "HWIO", "NHWC"))[0]
+    return jax.lax.conv_general_dilated(
+        image[None], kernel, stride, margins, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
