@@ -22,7 +22,9 @@ def gdu(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the nudged phase, and backwards in time.")] = 10,
     beta: Annotated[float, typer.Option(help="Nudging strength.")] = 0.1,
     examples: Annotated[int, typer.Option(min=1, help="Training examples to take.")] = 5,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the plot goes: .png, .svg or .pdf.")] = Path("gdu.png"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the plot goes: .png, .svg or .pdf.")] = Path(
+        "gdu.png"
+    ),
 ) -> None:
     """Compare the updates of equilibrium propagation with the gradients of backpropagation through time, at each step.
 
@@ -43,7 +45,9 @@ def gdu(
 
     system, cost, inputs, targets = _task(what, overrides or [])
     inputs, targets = jax.tree.map(lambda leaf: leaf[:examples], (inputs, targets))
-    table = Table(title=f"Updates of {type(system).__name__} against backpropagation through time", title_justify="left")
+    table = Table(
+        title=f"Updates of {type(system).__name__} against backpropagation through time", title_justify="left"
+    )
     for heading in ("nudge", "parameters: error", "RMS", "signs agree", "states: error"):
         table.add_column(heading, justify="left" if heading == "nudge" else "right")
     rules = {"in the limit": None, f"one-sided, {beta:g}": one_sided(beta), f"symmetric, ±{beta:g}": symmetric(beta)}

@@ -171,7 +171,9 @@ class BlockDescent(IterativeSolver):
             target = block_minimiser(system, inputs, state, index, mask, self.newton_steps)
             move = masked(mask, jax.tree.map(jnp.subtract, target, state))
             squares = squares + sum(jnp.sum(c**2) for c in jax.tree.leaves(move))
-            moved = project(system, jax.tree.map(lambda s, c: s if c is None else s + omega * c, state, move, is_leaf=_is_none))
+            moved = project(
+                system, jax.tree.map(lambda s, c: s if c is None else s + omega * c, state, move, is_leaf=_is_none)
+            )
             # Leaves outside the block stay the same arrays, not projected ones: what the next block computes of them
             # (a convolution) is then seen to be the same, and computed once.
             state = jax.tree.map(lambda c, s, m: s if c is None else m, move, state, moved, is_leaf=_is_none)

@@ -74,7 +74,10 @@ class Opens:
         (pickle.dumps({"data": np.zeros((1, 3072), np.uint8)})[:-40], "is damaged or no CIFAR-10 batch"),
         (b"", "is damaged or no CIFAR-10 batch"),
         (pickle.dumps([1, 2]), "holds a list, not a dictionary"),
-        (pickle.dumps({"data": np.zeros((2, 3000), np.uint8)}), r"must be uint8\[pictures, 3072\]; got uint8\[2, 3000\]"),
+        (
+            pickle.dumps({"data": np.zeros((2, 3000), np.uint8)}),
+            r"must be uint8\[pictures, 3072\]; got uint8\[2, 3000\]",
+        ),
         (pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}), "has 2 pictures but 1 labels"),
         (pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [11]}), "class numbers outside 0 to 9"),
     ],
@@ -99,8 +102,10 @@ def test_missing_files_are_told(tmp_path, monkeypatch):
     monkeypatch.setenv("EQPROP_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="'cifar10' is not on this machine. Unpack its binary or Python archive"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'cifar10' is not on this machine\. Unpack its binary or Python archive"
+    ):
         load("cifar10")
     write_binary(tmp_path / "test_batch.bin", *pictures())
-    with pytest.raises(FileNotFoundError, match="lacks data_batch_1.bin"):
+    with pytest.raises(FileNotFoundError, match=r"lacks data_batch_1\.bin"):
         load_cifar(tmp_path)

@@ -63,7 +63,9 @@ def test_presets_are_valid(name):
 
 def test_data_that_are_no_images_are_refused(tmp_path):
     path = tmp_path / "rows.npz"
-    np.savez(path, x_train=np.ones((4, 5)), y_train=np.array([0, 1, 0, 1]), x_test=np.ones((1, 5)), y_test=np.array([0]))
+    np.savez(
+        path, x_train=np.ones((4, 5)), y_train=np.array([0, 1, 0, 1]), x_test=np.ones((1, 5)), y_test=np.array([0])
+    )
     config = configured(tmp_path, data={"name": str(path)})
     with pytest.raises(ValueError, match=r"examples have shape \(5,\); a convolutional network needs images"):
         config.build()

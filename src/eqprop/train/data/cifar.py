@@ -99,10 +99,21 @@ def read_pickle(path: Path) -> Batch:
     """
     try:
         content = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError, MemoryError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        MemoryError,
+    ) as error:
         raise ValueError(f"`{path}` is damaged or no CIFAR-10 batch ({error}). {_REMEDY}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"`{path}` holds a {type(content).__name__}, not a dictionary of `data` and `labels`. {_REMEDY}")
+        raise ValueError(
+            f"`{path}` holds a {type(content).__name__}, not a dictionary of `data` and `labels`. {_REMEDY}"
+        )
     named = {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
     data, labels = named.get("data"), named.get("labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PICTURE:
