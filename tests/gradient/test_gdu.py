@@ -191,6 +191,25 @@ def test_nudging_outside_the_activation_leaves_an_error_that_does_not_vanish(get
     assert compare_updates(network, ep.SquaredError(), x, y, free_solver=tight).relative_error < 1e-9
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["perceptron", "convolutional"])
+def test_the_literatures_networks(case, getkey):
+    # 784-512-10, and 5x5-32, pool, 5x5-64, pool, 10, on pictures of 28 x 28: relative RMS below 1e-3.
+    if case == "perceptron":
+        network, shape, cost = perceptron(sizes=(784, 512, 10)), (784,), ep.SquaredError()
+    else:
+        layers = [Conv(32, 5, pooling=MaxPooling(2)), Conv(64, 5, pooling=MaxPooling(2))]
+        network, shape, cost = ConvHopfield((28, 28, 1), layers, 10, key=getkey()), (28, 28, 1), ep.CrossEntropy()
+    x = jax.random.uniform(getkey(), (2, *shape)) * (jax.random.uniform(getkey(), (2, *shape)) < 0.2)
+    y = jnp.eye(10)[jnp.arange(2)]
+    both = compare_updates(network, cost, x, y, stencil=ep.symmetric(1e-5))
+    assert bool(both.settled.all())
+    assert both.relative_rms < 1e-3
+    assert both.relative_error < 1e-3
+    one, two = (compare_updates(network, cost, x, y, stencil=rule(0.1)) for rule in (ep.one_sided, ep.symmetric))
+    assert two.relative_error < 0.5 * one.relative_error
+
+
 def test_a_plot_has_a_panel_for_each_parameter_and_each_layer(getkey):
     x, y = task(getkey)
     both = compare_updates(perceptron(), ep.SquaredError(), x, y, stencil=ep.symmetric(0.1), steps=5)

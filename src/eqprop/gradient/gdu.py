@@ -84,8 +84,8 @@ class UpdateComparison(eqx.Module):
         return (
             f"{steps} steps, {int(jnp.sum(self.settled))} of {self.settled.shape[0]} free phases settled. "
             f"Parameters: relative error {float(self.relative_error):.2e}, relative RMS "
-            f"{float(self.relative_rms):.2e}, signs agree {100 * float(self.sign_agreement):.2f} %. States: relative error "
-            f"{float(self.state_relative_error):.2e}, relative RMS {float(self.state_relative_rms):.2e}."
+            f"{float(self.relative_rms):.2e}, signs agree {100 * float(self.sign_agreement):.2f} %. States: relative "
+            f"error {float(self.state_relative_error):.2e}, relative RMS {float(self.state_relative_rms):.2e}."
         )
 
 
