@@ -18,7 +18,9 @@ class Quartic(ep.System):
     def energy(self, state, inputs):
         symmetric = self.coupling + self.coupling.T
         quadratic = 0.5 * jnp.sum(self.stiffness * state**2) + 0.25 * state @ symmetric @ state
-        return quadratic + 0.1 * jnp.sum(state**4) + 0.2 * jnp.sum(state[1:] * state[:-1] ** 2) - jnp.sum(inputs * state)
+        return (
+            quadratic + 0.1 * jnp.sum(state**4) + 0.2 * jnp.sum(state[1:] * state[:-1] ** 2) - jnp.sum(inputs * state)
+        )
 
     def initial_state(self, inputs):
         return jnp.zeros_like(inputs)

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.systems import Springs, quartic, quartic_batch
 
 import eqprop as ep
-from tests.systems import Springs, quartic, quartic_batch
 
 COST = ep.SquaredError()
 SMOOTH = ep.LayeredHopfield([4, 6, 3], key=jax.random.key(0), activation=ep.Tanh())
@@ -34,7 +34,9 @@ def graph_network():
 
 
 @pytest.mark.parametrize(
-    "case", [lambda: (SMOOTH, X, Y), spring_network, flow_network, graph_network], ids=["layered", "springs", "flow", "graph"]
+    "case",
+    [lambda: (SMOOTH, X, Y), spring_network, flow_network, graph_network],
+    ids=["layered", "springs", "flow", "graph"],
 )
 def test_certificates_are_given_on_every_system(case):
     system, inputs, targets = case()
@@ -49,7 +51,9 @@ def test_exactness_is_recognised_on_piecewise_quadratic_systems():
     network = ep.LayeredHopfield([4, 6, 3], key=jax.random.key(0))
     tight = ep.BlockDescent(rtol=1e-11, atol=1e-12)
     certificate = ep.certify(network, COST, X, Y, ep.EquilibriumPropagation(ep.symmetric(1e-3), tight))
-    assert certificate.ok and certificate.exact and certificate.order is None
+    assert certificate.ok
+    assert certificate.exact
+    assert certificate.order is None
     assert "exact (at the rounding floor)" in str(certificate)
 
 
@@ -58,7 +62,8 @@ def test_orders_are_fitted_for_each_stencil():
     for rule, order in ((ep.one_sided, 1), (ep.symmetric, 2), (ep.richardson, 4)):
         certificate = ep.certify(system, COST, inputs, targets, ep.EquilibriumPropagation(rule(0.05), ep.Newton()))
         assert certificate.ok, str(certificate)
-        assert abs(certificate.order - order) < 0.15 and certificate.declared_order == order
+        assert abs(certificate.order - order) < 0.15
+        assert certificate.declared_order == order
 
 
 def refused(propagate, message, system=SMOOTH, inputs=X, targets=Y):
@@ -101,7 +106,9 @@ def test_an_unsettled_free_phase_is_refused():
     def claims_to_have_settled(*arguments, **options):
         estimate = hasty(*arguments, **options)
         settled = jax.tree.map(jnp.zeros_like, estimate.result)
-        unmasked = ep.EquilibriumPropagation(ep.symmetric(0.02), ep.GradientFlow(0.1, rtol=0.5, atol=0.5))(*arguments, **options)
+        unmasked = ep.EquilibriumPropagation(ep.symmetric(0.02), ep.GradientFlow(0.1, rtol=0.5, atol=0.5))(
+            *arguments, **options
+        )
         return eqx.tree_at(lambda e: e.result, unmasked, settled)
 
     refused(claims_to_have_settled, "The free states are no equilibria")
@@ -141,4 +148,5 @@ def test_the_certificate_prints_every_parameter():
 def test_a_zero_gradient_is_certified_as_such():
     system, inputs = Springs(jnp.asarray([1.0, 2.0])), jnp.zeros((2, 2))
     certificate = ep.certify(system, COST, inputs, inputs, ep.EquilibriumPropagation(ep.symmetric(0.1), ep.Newton()))
-    assert certificate.ok and certificate.relative_error == 0
+    assert certificate.ok
+    assert certificate.relative_error == 0

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.systems import flat, relative
 
 import eqprop as ep
-from tests.systems import flat, relative
 
 COST = ep.SquaredError()
 SOLVER = ep.BlockDescent(rtol=1e-11, atol=1e-12)
@@ -34,8 +34,10 @@ def test_hebbian_rule_in_closed_form():
 
 
 def test_coupled_learning_descends_the_stiffness_weighted_error():
-    # On springs, small eta: (E_c - E_0) / eta = eta / 2 (o - y)^T S (o - y), S the stiffness seen from the outputs, held.
-    network = ep.FlowNetwork(5, [(0, 2), (1, 3), (2, 3), (3, 4), (2, 4)], jnp.arange(1.0, 6.0), driven=[0, 1], outputs=[4])
+    # For small eta, (E_c - E_0) / eta is eta / 2 (o - y)^T S (o - y), with S the stiffness seen from the outputs.
+    network = ep.FlowNetwork(
+        5, [(0, 2), (1, 3), (2, 3), (3, 4), (2, 4)], jnp.arange(1.0, 6.0), driven=[0, 1], outputs=[4]
+    )
     inputs, targets = jnp.asarray([[1.0, -0.5]]), jnp.asarray([[0.3]])
     eta, newton = 1e-4, ep.Newton(rtol=1e-13, atol=1e-14)
     coupled = ep.CoupledLearning(newton, eta)(network, COST, inputs, targets)

@@ -4,9 +4,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
+from tests.systems import flat
 
 import eqprop as ep
-from tests.systems import flat
 
 NETWORK = ep.LayeredHopfield([4, 7, 5], key=jax.random.key(0), activation=ep.Tanh())
 SOLVER = ep.BlockDescent(rtol=1e-11, atol=1e-12)

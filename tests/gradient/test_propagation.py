@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 import pytest
+from tests.systems import Quartic, Saddle, Springs, flat, quartic, quartic_batch, relative
 
 import eqprop as ep
-from tests.systems import Quartic, Saddle, Springs, flat, quartic, quartic_batch, relative
 
 NEWTON = ep.Newton(rtol=1e-13, atol=1e-14)
 COST = ep.SquaredError()
@@ -71,12 +71,17 @@ def test_at_any_beta_the_estimate_is_the_gradient_of_a_surrogate(beta, symmetric
 @pytest.mark.parametrize("nudge", [ep.Forced, ep.CostNudged])
 def test_random_sign_averages_to_the_symmetric_rule(nudge):
     system, (inputs, targets) = quartic(), quartic_batch()
-    both = [ep.EquilibriumPropagation(ep.one_sided(b), NEWTON, nudge=nudge)(system, COST, inputs, targets) for b in (0.1, -0.1)]
+    both = [
+        ep.EquilibriumPropagation(ep.one_sided(b), NEWTON, nudge=nudge)(system, COST, inputs, targets)
+        for b in (0.1, -0.1)
+    ]
     mean = 0.5 * (flat(both[0].gradient) + flat(both[1].gradient))
     symmetric = ep.EquilibriumPropagation(ep.symmetric(0.1), NEWTON, nudge=nudge)(system, COST, inputs, targets)
     assert jnp.abs(mean - flat(symmetric.gradient)).max() < 1e-11
     drawn = ep.EquilibriumPropagation(ep.random_sign(0.1), NEWTON, nudge=nudge)
-    seen = {round(float(flat(drawn(system, COST, inputs, targets, key=jax.random.key(i)).gradient)[0]), 9) for i in range(8)}
+    seen = {
+        round(float(flat(drawn(system, COST, inputs, targets, key=jax.random.key(i)).gradient)[0]), 9) for i in range(8)
+    }
     assert seen == {round(float(flat(e.gradient)[0]), 9) for e in both}
 
 
@@ -105,7 +110,9 @@ def test_gradient_of_a_parameter_uses_its_own_term_only():
     inputs, targets = jnp.asarray([[0.6, -0.4]]), jnp.asarray([[0.1, 0.2]])
     spring, other = Springs(jnp.asarray([1.0, 2.0])), Springs(jnp.asarray([0.5, 0.5]))
     both = ep.EquilibriumPropagation(ep.symmetric(0.05), NEWTON)(spring + other, COST, inputs, targets)
-    hidden = ep.EquilibriumPropagation(ep.symmetric(0.05), NEWTON)(spring + Unknown(jnp.asarray([0.5, 0.5])), COST, inputs, targets)
+    hidden = ep.EquilibriumPropagation(ep.symmetric(0.05), NEWTON)(
+        spring + Unknown(jnp.asarray([0.5, 0.5])), COST, inputs, targets
+    )
     assert (both.gradient.terms[0].stiffness == hidden.gradient.terms[0].stiffness).all()
     # Both terms count the inputs, so s = 2x / k: the closed form of d/dk of (s - y)^2 / 2.
     k, x, y = jnp.asarray([1.5, 2.5]), 2 * inputs[0], targets[0]
@@ -127,11 +134,14 @@ def test_readout_weights_that_live_in_the_output_get_their_direct_gradient(nudge
     truth = ep.ImplicitDifferentiation(NEWTON)(network, ep.CrossEntropy(), inputs, labels)
 
     def error(beta):
-        estimate = ep.EquilibriumPropagation(ep.symmetric(beta), NEWTON, nudge=nudge)(network, ep.CrossEntropy(), inputs, labels)
+        estimate = ep.EquilibriumPropagation(ep.symmetric(beta), NEWTON, nudge=nudge)(
+            network, ep.CrossEntropy(), inputs, labels
+        )
         return relative(estimate.gradient.readout, truth.gradient.readout), relative(estimate.gradient, truth.gradient)
 
     (readout, whole), (half, _) = error(0.02), error(0.01)
-    assert readout < 1e-2 and whole < 1e-2
+    assert readout < 1e-2
+    assert whole < 1e-2
     if readout > 1e-9:
         assert abs(np.log2(readout / half) - 2) < 0.1
 
@@ -185,8 +195,16 @@ def test_complex_nudges_are_refused_unless_the_energy_says_it_is_holomorphic():
         (jnp.ones((3, 6)), jnp.ones((2, 6)), "must share their leading axis"),
         (jnp.ones((0, 6)), jnp.ones((0, 6)), "The batch is empty"),
         (jnp.ones(()), jnp.ones(()), "must share their leading axis"),
-        (jnp.ones((2, 6)).at[1, 3].set(jnp.nan), jnp.ones((2, 6)), "`inputs` holds NaN or infinity, first in example 1"),
-        (jnp.ones((2, 6)), jnp.ones((2, 6)).at[0, 0].set(jnp.inf), "`targets` holds NaN or infinity, first in example 0"),
+        (
+            jnp.ones((2, 6)).at[1, 3].set(jnp.nan),
+            jnp.ones((2, 6)),
+            "`inputs` holds NaN or infinity, first in example 1",
+        ),
+        (
+            jnp.ones((2, 6)),
+            jnp.ones((2, 6)).at[0, 0].set(jnp.inf),
+            "`targets` holds NaN or infinity, first in example 0",
+        ),
         (jnp.ones((2, 6)), jnp.ones((2, 5)), "do not fit the output of shape"),
     ],
 )

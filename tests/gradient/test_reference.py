@@ -4,15 +4,22 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import pytest
+from tests.systems import Springs, quartic, quartic_batch, relative
 
 import eqprop as ep
-from tests.systems import Springs, quartic, quartic_batch, relative
 
 COST, NEWTON = ep.SquaredError(), ep.Newton(rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize(
-    "activations", [{}, {"activation": ep.Logistic()}, {"activation": ep.Tanh()}, {"output": ep.HardSigmoid()}, {"skips": [(0, 2), (1, 3)]}]
+    "activations",
+    [
+        {},
+        {"activation": ep.Logistic()},
+        {"activation": ep.Tanh()},
+        {"output": ep.HardSigmoid()},
+        {"skips": [(0, 2), (1, 3)]},
+    ],
 )
 def test_three_truths_agree_on_networks(activations):
     network = ep.LayeredHopfield([4, 5, 4, 2], key=jax.random.key(4), **activations)

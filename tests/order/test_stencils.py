@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.systems import quartic, quartic_batch, relative
 
 import eqprop as ep
-from tests.systems import quartic, quartic_batch, relative
 
 NEWTON = ep.Newton(rtol=1e-14, atol=1e-15)
 RULES = [

@@ -38,8 +38,11 @@ def test_a_network_that_starts_at_zero_leaves_it():
     network = ep.LayeredHopfield([6, 10, 4], key=jax.random.key(0))
     for solver in (ep.BlockDescent(), ep.GradientFlow(), ep.FixedPoint()):
         state = ep.settle(network, jnp.ones(6), solver).state
-        assert (state[0] > 0).any() and jnp.abs(state[1]).max() > 0.01
-    gradient = ep.UnrolledDifferentiation(ep.FixedPoint(), 8)(network, ep.SquaredError(), jnp.ones((1, 6)), jnp.ones((1, 4))).gradient
+        assert (state[0] > 0).any()
+        assert jnp.abs(state[1]).max() > 0.01
+    gradient = ep.UnrolledDifferentiation(ep.FixedPoint(), 8)(
+        network, ep.SquaredError(), jnp.ones((1, 6)), jnp.ones((1, 4))
+    ).gradient
     assert jnp.abs(gradient.weights[0]).max() > 0
 
 
@@ -47,7 +50,9 @@ def test_the_gradient_is_the_hebbian_rule():
     network = ep.LayeredHopfield([4, 6, 5, 3], key=jax.random.key(0), skips=[(0, 2), (1, 3)])
     inputs, targets = jax.random.uniform(jax.random.key(1), (5, 4)), jnp.eye(3)[jnp.arange(5) % 3]
     beta = 0.1
-    estimate = ep.EquilibriumPropagation(ep.symmetric(beta), ep.BlockDescent())(network, ep.SquaredError(), inputs, targets)
+    estimate = ep.EquilibriumPropagation(ep.symmetric(beta), ep.BlockDescent())(
+        network, ep.SquaredError(), inputs, targets
+    )
     plus, minus = ((inputs, *(s[k] for s in estimate.nudged.state)) for k in range(2))
     for (i, j), found in zip(network.connections, estimate.gradient.weights, strict=True):
         outer = [jnp.einsum("bi,bj->ij", leg[i], leg[j]) / len(inputs) for leg in (plus, minus)]
@@ -59,9 +64,14 @@ def test_the_gradient_is_the_hebbian_rule():
 @pytest.mark.parametrize("activation", ACTIVATIONS[1:], ids=lambda a: type(a).__name__)
 def test_block_minimisers_minimise_their_block(activation):
     network = ep.LayeredHopfield([3, 5, 4, 2], key=jax.random.key(0), activation=activation)
-    inputs, state = jnp.asarray([0.2, 0.9, 0.5]), ep.settle(
-        ep.LayeredHopfield([3, 5, 4, 2], key=jax.random.key(1), activation=activation), jnp.ones(3), ep.BlockDescent()
-    ).state
+    inputs, state = (
+        jnp.asarray([0.2, 0.9, 0.5]),
+        ep.settle(
+            ep.LayeredHopfield([3, 5, 4, 2], key=jax.random.key(1), activation=activation),
+            jnp.ones(3),
+            ep.BlockDescent(),
+        ).state,
+    )
     force = jax.tree.map(lambda s: 0.1 * jnp.ones_like(s), state)
     for block, mask in enumerate(network.blocks()):
         best = network.minimise_block(block, state, inputs, force)
@@ -88,7 +98,8 @@ def test_layers_and_graphs_are_one_and_the_same():
     inputs = jnp.asarray([0.5, 0.1, 0.9])
     a = ep.settle(layered, inputs, ep.BlockDescent(rtol=1e-12, atol=1e-13)).state
     b = ep.settle(graph, inputs, ep.BlockDescent(rtol=1e-12, atol=1e-13)).state
-    assert jnp.allclose(a[0], b["hidden"], atol=1e-11) and jnp.allclose(a[1], b["outputs"], atol=1e-11)
+    assert jnp.allclose(a[0], b["hidden"], atol=1e-11)
+    assert jnp.allclose(a[1], b["outputs"], atol=1e-11)
 
 
 @given(st.integers(2, 12), st.data())
@@ -140,4 +151,5 @@ def test_energies_are_permutation_invariant():
     )
     inputs = jnp.asarray([0.3, 0.8, 0.1])
     one, other = (ep.settle(n, inputs, ep.BlockDescent(rtol=1e-12, atol=1e-13)).state for n in (network, shuffled))
-    assert jnp.allclose(one[0][order], other[0], atol=1e-11) and jnp.allclose(one[1], other[1], atol=1e-11)
+    assert jnp.allclose(one[0][order], other[0], atol=1e-11)
+    assert jnp.allclose(one[1], other[1], atol=1e-11)

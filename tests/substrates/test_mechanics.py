@@ -30,7 +30,11 @@ def test_elastic_energy_does_not_see_rotations():
 
 def test_a_network_that_floats_is_singular():
     network = ep.SpringNetwork(
-        np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 1.0]]), [(0, 1), (1, 2), (0, 2)], jnp.ones(3), jnp.full(3, 0.9), outputs=[0]
+        np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 1.0]]),
+        [(0, 1), (1, 2), (0, 2)],
+        jnp.ones(3),
+        jnp.full(3, 0.9),
+        outputs=[0],
     )
     start = network.initial_state(jnp.zeros((0, 2))) + 0.01
     equilibrium = ep.settle(network, jnp.zeros((0, 2)), ep.Newton(), start=start, throw=False)

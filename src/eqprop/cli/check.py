@@ -35,7 +35,8 @@ def check(
 
     if isinstance(found, type) or not (isinstance(found, System) or callable(found)):
         raise ValueError(
-            f"`{what}` is {found if isinstance(found, type) else type(found).__name__}; point at a System instance, or at a "
+            f"`{what}` is {found if isinstance(found, type) else type(found).__name__}; point at a System "
+            f"instance, or at a "
             "function that returns (system, cost, inputs, targets) or (system, cost, inputs, targets, propagate)."
         )
     parts = (found,) if isinstance(found, System) else found()
@@ -92,7 +93,8 @@ def _show(name, result):
     console.print(table)
     if result.certificate is not None:
         console.print(
-            f"coupling: asymmetry {result.asymmetry:.1e} ({'reciprocal' if result.asymmetry < 1e-5 else 'NOT reciprocal'})"
+            f"coupling: asymmetry {result.asymmetry:.1e} "
+            f"({'reciprocal' if result.asymmetry < 1e-5 else 'NOT reciprocal'})"
         )
         _show_certificate(console, result.certificate)
     for warning in result.warnings:

@@ -79,7 +79,7 @@ class TrainingProgress:
             self.line_at = now
 
 
-def epoch_line(metrics: dict[str, float], epochs: int) -> str:
+def epoch_line(metrics: dict[str, float | int], epochs: int) -> str:
     """One epoch in one line."""
     parts = [f"epoch {metrics['epoch']:>{len(str(epochs))}}/{epochs}"]
     for name, label in (("train_error", "train error"), ("test_error", "test error")):

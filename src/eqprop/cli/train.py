@@ -72,7 +72,7 @@ def _train_one(folder, experiment):
     settings = Run(folder).config
     asked = []
 
-    def interrupt(number, frame):
+    def interrupt(number, _frame):
         if asked:
             raise KeyboardInterrupt
         asked.append(number)

@@ -1,7 +1,7 @@
 r"""A system as a differentiable layer of a larger model.
 
-Forward: settle and read. Backward: the incoming cotangent is the nudging force, scaled to unit norm and multiplied back,
-and the gradient in the parameters and the inputs is the contrast of the nudged phases.
+Forward: settle and read. Backward: the incoming cotangent is the nudging force, scaled to unit norm and multiplied
+back, and the gradient in the parameters and the inputs is the contrast of the nudged phases.
 """
 
 import equinox as eqx

@@ -132,7 +132,8 @@ class LayeredHopfield(Hopfield):
         layers = list(sizes[:-1]) if softmax else list(sizes)
         if len(layers) < 2 or min(sizes) < 1:
             raise ValueError(
-                f"`sizes` must name the inputs and at least one layer of units (before a softmax readout), all positive; got {list(sizes)}."
+                "`sizes` must name the inputs and at least one layer of units (before a softmax readout), all "
+                f"positive; got {list(sizes)}."
             )
         hidden = HardSigmoid() if activation is None else activation
         last = hidden if softmax else (Linear() if output is None else output)

@@ -1,12 +1,11 @@
 r"""Spring networks and flow networks: the simplest physics that learns.
 
-* Springs: $E(r) = \sum_e \tfrac12 k_e(\ell_e - \ell^0_e)^2 - \sum_i f_i\cdot r_i$ in joules; nodes are pinned, driven (their
-  displacement is the input) or free.
-* Flow: $E(p) = \sum_e \tfrac12 k_e(p_i - p_j)^2 - \sum_i q_i p_i$, half the dissipated power; pressures at driven nodes are
-  the input.
+* Springs: $E(r) = \sum_e \tfrac12 k_e(\ell_e - \ell^0_e)^2$ in joules; nodes are pinned, driven (their displacement is
+  the input) or free.
+* Flow: $E(p) = \sum_e \tfrac12 k_e(p_i - p_j)^2$, half the dissipated power; pressures at driven nodes are the input.
 
-Springs are not convex in the positions (they buckle), and a network that is not held has zero modes: Newton's method then
-says that the second derivative is singular. Pin enough nodes: 2 in the plane, 3 in space.
+Springs are not convex in the positions (they buckle), and a network that is not held has zero modes: Newton's method
+then says that the second derivative is singular. Pin enough nodes: 2 in the plane, 3 in space.
 
 Source:
     M. Stern et al., Supervised learning in physical networks: from machine learning to learning machines, 2021.
@@ -28,7 +27,7 @@ Edges = tuple[tuple[int, int], ...]
 
 
 class SpringNetwork(System):
-    """Point masses joined by springs. State: positions of the free nodes [m]; inputs: displacements of driven nodes [m].
+    """Point masses joined by springs. State: positions of free nodes [m]; inputs: displacements of driven nodes [m].
 
     Args:
         positions: Places of all nodes at rest. [m]
@@ -89,7 +88,9 @@ class SpringNetwork(System):
         return 0.5 * jnp.sum(self.stiffness * (length - self.rest_length) ** 2)
 
     def initial_state(self, inputs):
-        return jnp.asarray(np.asarray(self.positions)[np.asarray(self.free, int)], jnp.result_type(inputs, self.stiffness))
+        return jnp.asarray(
+            np.asarray(self.positions)[np.asarray(self.free, int)], jnp.result_type(inputs, self.stiffness)
+        )
 
     def output(self, state):
         places = np.searchsorted(self.free, self.outputs)

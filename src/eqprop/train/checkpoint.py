@@ -64,7 +64,8 @@ def fill(tree: PyTree, arrays: Mapping[str, np.ndarray], prefix: str = "", *, ca
             value = value.astype(wanted.dtype)
         if value.shape != wanted.shape or value.dtype != wanted.dtype:
             raise CheckpointError(
-                f"`{name}` is {value.dtype}{list(value.shape)} in the checkpoint but {wanted.dtype}{list(wanted.shape)} "
+                f"`{name}` is {value.dtype}{list(value.shape)} in the checkpoint but "
+                f"{wanted.dtype}{list(wanted.shape)} "
                 "here. Load it with the configuration and precision it was trained with."
             )
         if _is_key(leaf):

@@ -49,7 +49,7 @@ class Config(Settings):
     data: DataSettings | None = None
     recipe: AnyRecipe
     optimiser: OptimiserSettings = OptimiserSettings()
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     """Written with a run; not read."""
 
     def build(self, seed: int | None = None) -> Experiment:
@@ -84,7 +84,8 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
             near = difflib.get_close_matches(str(source), presets(), 1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
             raise ConfigError(
-                f"There is no preset `{source}`.{hint} There are: {', '.join(presets())}; or give the path of a .toml file."
+                f"There is no preset `{source}`.{hint} There are: {', '.join(presets())}; or give the path of a "
+                f".toml file."
             )
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -131,7 +132,8 @@ def _explained(error, source):
             lines.append(f"unknown key `{shown}`.{hint} Known here: {', '.join(known)}.")
         elif item["type"] in ("union_tag_not_found", "union_tag_invalid"):
             lines.append(
-                f"`{shown}.kind` must be one of {item['ctx'].get('expected_tags') or ', '.join(_known_kinds(location))}."
+                f"`{shown}.kind` must be one of "
+                f"{item['ctx'].get('expected_tags') or ', '.join(_known_kinds(location))}."
             )
         elif item["type"] == "missing":
             lines.append(f"`{shown}` is missing.")

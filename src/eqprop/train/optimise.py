@@ -54,7 +54,7 @@ class OptimiserSettings(Settings):
 
     kind: Literal["sgd", "momentum", "adam"] = "sgd"
     learning_rate: NonNegativeFloat = 0.1
-    rates: dict[str, NonNegativeFloat] = {}
+    rates: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     """Learning rates of single parameters, by name or pattern: `{"weights.0" = 0.1, "biases.*" = 0.05}`."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of `momentum`; of `adam`, the decay of the first moment."""
@@ -64,7 +64,7 @@ class OptimiserSettings(Settings):
     """Largest norm of a whole gradient."""
     weight_decay: NonNegativeFloat = 0.0
     """Added to the gradient for each unit of a parameter, before the rule."""
-    bounds: dict[str, tuple[float, float]] = {}
+    bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
     """Bounds of parameters, by name or pattern: `{"conductance" = [0.0, inf]}`."""
     schedule: ScheduleSettings = ScheduleSettings()
 
@@ -79,7 +79,8 @@ class OptimiserSettings(Settings):
             for pattern in getattr(self, option):
                 if not fnmatch.filter(names, pattern):
                     raise ValueError(
-                        f"`optimiser.{option}` names `{pattern}`, which fits no parameter. There are: {', '.join(names)}."
+                        f"`optimiser.{option}` names `{pattern}`, which fits no parameter. There are: "
+                        f"{', '.join(names)}."
                     )
         rules = {
             "sgd": optax.identity,
@@ -152,7 +153,7 @@ def bounded(lower: float, upper: float, pattern: str = "*") -> optax.GradientTra
 
         return jax.tree_util.tree_map_with_path(cut, updates, parameters), state
 
-    return optax.GradientTransformation(lambda parameters: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
 def non_negative(pattern: str = "*") -> optax.GradientTransformation:

@@ -61,7 +61,7 @@ class Run:
         self.config: Config = load_config(self.folder / CONFIG)
 
     @property
-    def metrics(self) -> list[dict[str, float]]:
+    def metrics(self) -> list[dict[str, float | int]]:
         """The measures of each epoch."""
         return _read_metrics(self.folder / METRICS)
 
@@ -100,7 +100,8 @@ class Run:
         outputs, settled = outputs_of(experiment.system, experiment.solver, fitted, key=key)
         if not settled.all():
             raise RuntimeError(
-                f"{int((~settled).sum())} of {settled.size} examples did not settle, first example {int(np.argmin(settled))}. "
+                f"{int((~settled).sum())} of {settled.size} examples did not settle, first example "
+                f"{int(np.argmin(settled))}. "
                 "Raise the solver's `max_steps`, or check that the inputs are scaled as in training."
             )
         return outputs
@@ -160,6 +161,8 @@ def continue_run(
     run = Run(folder)
     config = run.config
     check_precision(config)
+    for left_over in folder.glob(".*.tmp"):
+        left_over.unlink()
     experiment = config.build() if experiment is None else experiment
     state = _restored(start(experiment, config.training_key()), folder)
     _cut_metrics(folder / METRICS, int(state.epoch))
@@ -248,7 +251,8 @@ def _fitted(given, like):
     shape = like.shape[1:]
     if given.ndim == 0 or given[:1].size != int(np.prod(shape)) or len(given) == 0:
         raise ValueError(
-            f"`inputs` of shape {given.shape} do not fit: each example must have {int(np.prod(shape))} numbers, leading "
+            f"`inputs` of shape {given.shape} do not fit: each example must have {int(np.prod(shape))} "
+            f"numbers, leading "
             "axis the example (for a single one add an axis: `inputs[None]`)."
         )
     scaled = given / 255 if given.dtype == np.uint8 else given
