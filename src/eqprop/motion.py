@@ -83,7 +83,9 @@ class Pooled(Window):
 
     def start(self, reading, samples):
         if samples < self.pools:
-            raise ValueError(f"`Pooled.pools` is {self.pools}, but the run has only {samples} samples; use fewer pools.")
+            raise ValueError(
+                f"`Pooled.pools` is {self.pools}, but the run has only {samples} samples; use fewer pools."
+            )
         return jnp.zeros((self.rows, *reading.shape), reading.dtype)
 
     def weights(self, sample, samples):
@@ -91,7 +93,8 @@ class Pooled(Window):
         # Pool j holds the samples i with floor(i * pools / samples) = j; their number is a difference of ceilings.
         edges = -((-np.arange(self.pools + 1) * samples) // max(self.pools, 1))
         sizes = jnp.asarray(np.diff(edges), dtype)
-        mine = (sample >= jnp.asarray(edges[:-1])) & (sample < jnp.asarray(edges[1:]))
+        edges = jnp.asarray(edges, sample.dtype)
+        mine = (sample >= edges[:-1]) & (sample < edges[1:])
         means = jnp.where(mine, 1 / sizes, 0)
         return jnp.append(means, (sample == samples - 1).astype(dtype)) if self.last else means
 

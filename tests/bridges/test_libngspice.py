@@ -32,7 +32,9 @@ def test_altering_equals_reloading_to_the_last_digits():
     lines = [f"R{k} {'in' if k % 2 else 'out'} {'out' if k % 2 else 0} {{}}" for k in range(40)]
 
     def text(numbers):
-        return "\n".join(["t", "V1 in 0 1", *(s.format(repr(float(v))) for s, v in zip(lines, numbers, strict=True)), ".end"])
+        return "\n".join(
+            ["t", "V1 in 0 1", *(s.format(repr(float(v))) for s, v in zip(lines, numbers, strict=True)), ".end"]
+        )
 
     with SharedNgspice(text(np.full(40, 1e3))) as simulator:
         simulator.alter({f"R{k}": float(v) for k, v in enumerate(values)})

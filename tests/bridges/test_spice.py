@@ -99,8 +99,16 @@ def test_edits_that_the_comments_cannot_follow_are_refused(old, new, message):
 @pytest.mark.parametrize(
     ("cards", "kind", "message"),
     [
-        ("V1 a 0 1\nR1 a b 1k\nR2 b 0 1k\nR3 c d 1k", FloatingNodeError, "Node `c` .and 1 other. has no conducting path"),
-        ("V1 a 0 1\nR1 a b 1k\nR2 b 0 1k\nR3 c d 1k\nI1 0 c 1m", UnboundedCircuitError, "Current source `I` feeds node `c`"),
+        (
+            "V1 a 0 1\nR1 a b 1k\nR2 b 0 1k\nR3 c d 1k",
+            FloatingNodeError,
+            "Node `c` .and 1 other. has no conducting path",
+        ),
+        (
+            "V1 a 0 1\nR1 a b 1k\nR2 b 0 1k\nR3 c d 1k\nI1 0 c 1m",
+            UnboundedCircuitError,
+            "Current source `I` feeds node `c`",
+        ),
         ("V1 a 0 1\nV2 a 0 2\nR1 a b 1k\nR2 b 0 1k", VoltageLoopError, "loop"),
         ("V1 a 0 1\nR1 a b 1k\nR2 b 0 -500", NonPassiveError, "-0.002 S"),
     ],

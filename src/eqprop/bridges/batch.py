@@ -54,7 +54,9 @@ def run_batch(netlist: str, *, timeout: float = 120.0, program: str = "ngspice")
         _check_accepted(said)
         check_messages(said.splitlines())
         if done.returncode != 0 or not raw.exists():
-            raise OperatingPointError(f"ngspice ended with code {done.returncode} and left no result. It says:\n{said[-2000:]}")
+            raise OperatingPointError(
+                f"ngspice ended with code {done.returncode} and left no result. It says:\n{said[-2000:]}"
+            )
         return read_rawfile(raw)
 
 

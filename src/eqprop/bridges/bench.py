@@ -113,7 +113,9 @@ class BenchSolver(Solver):
 
     def __check_init__(self):
         if self.repeats < 1 or self.retries < 0:
-            raise ValueError(f"`repeats` must be at least 1 and `retries` at least 0; got {self.repeats} and {self.retries}.")
+            raise ValueError(
+                f"`repeats` must be at least 1 and `retries` at least 0; got {self.repeats} and {self.retries}."
+            )
 
     def solve(self, system, inputs, start, *, free, key):
         """Settle one example on the bench; `start` is of no use to a physical system.
@@ -149,7 +151,9 @@ class BenchSolver(Solver):
                 raise BenchError(f"The bench announced {wanted} terminals and read an array of shape {reading.shape}.")
             if np.isfinite(reading).all():
                 return reading
-            failure = BenchError(f"Terminal {int(np.argmin(np.isfinite(reading)))} read {reading[~np.isfinite(reading)][0]}.")
+            failure = BenchError(
+                f"Terminal {int(np.argmin(np.isfinite(reading)))} read {reading[~np.isfinite(reading)][0]}."
+            )
         raise BenchError(f"The bench failed {self.retries + 1} times in a row; the last time: {failure}") from failure
 
 

@@ -146,11 +146,15 @@ def read_netlist(text: str) -> Netlist:
         elif head in (".op", ".print", ".plot", ".save", ".tran", ".ic"):
             continue
         elif head.startswith("."):
-            raise NetlistError(f"Line {line}: `{words[0]}` is not supported; give a flat netlist of R, D, V, I, E, F, C.")
+            raise NetlistError(
+                f"Line {line}: `{words[0]}` is not supported; give a flat netlist of R, D, V, I, E, F, C."
+            )
         else:
             card = _card(line, words)
             if card.name.lower() in cards:
-                raise NetlistError(f"Line {line}: the name `{card.name}` is taken by line {cards[card.name.lower()].line}.")
+                raise NetlistError(
+                    f"Line {line}: the name `{card.name}` is taken by line {cards[card.name.lower()].line}."
+                )
             cards[card.name.lower()] = card
     _check_models(cards, models)
     remark = "".join(line[len(MARK) :] for line in lines if line.startswith(MARK))
@@ -196,14 +200,18 @@ def _card(line: int, words: list[str]) -> Card:
     if kind == "d":
         model, rest = rest[0].lower(), rest[1:]
         if rest:
-            raise NetlistError(f"Line {line}: `{' '.join(rest)}` after the model of `{name}` is not supported (area, ic, temp).")
+            raise NetlistError(
+                f"Line {line}: `{' '.join(rest)}` after the model of `{name}` is not supported (area, ic, temp)."
+            )
         return Card(name, nodes, None, model, line)
     if kind == "f":
         model, rest = rest[0].lower(), rest[1:]
     if kind in "vi" and rest[:1] and rest[0].lower() == "dc":
         rest = rest[1:]
     if len(rest) != 1:
-        raise NetlistError(f"Line {line}: `{name}` needs one value; got `{' '.join(rest)}` (waveforms and extra parameters are not supported).")
+        raise NetlistError(
+            f"Line {line}: `{name}` needs one value; got `{' '.join(rest)}` (waveforms and extra parameters are not supported)."
+        )
     return Card(name, nodes, _value(line, name, rest[0]), model, line)
 
 

@@ -39,7 +39,7 @@ class OperatingPoints(NamedTuple):
 
 def operating_points(
     network: Network,
-    inputs: Float[Array, "batch input"],
+    inputs: Float[Array, "..."],
     solver: Solver | None = None,
     *,
     throw: bool = True,

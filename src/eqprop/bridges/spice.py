@@ -314,6 +314,4 @@ def _edit(circuit, card, value, remedy):
     array = np.array(old.value)
     array.reshape(-1)[int(index)] = 1 / value if card[0] == "R" else value
     new = old.at(array)
-    circuit.elements[group] = jax.tree.map(
-        lambda q: new if q is old else q, element, is_leaf=lambda q: q is old
-    )
+    circuit.elements[group] = jax.tree.map(lambda q: new if q is old else q, element, is_leaf=lambda q: q is old)

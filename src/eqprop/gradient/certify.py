@@ -47,6 +47,8 @@ class Certificate:
     """The order that the stencil declares."""
     exact: bool
     """Whether the error is at the rounding floor."""
+    floor: float
+    """Relative error that rounding alone leaves at `beta`."""
     parameters: dict[str, tuple[float, float]]
     """Cosine and relative error of each parameter, by its path in the system."""
     betas: tuple[float, ...]
@@ -134,7 +136,8 @@ def certify(
     if isinstance(propagate, EquilibriumPropagation):
         declared = propagate.stencil.order
         beta = float(jnp.max(jnp.abs(propagate.stencil.draw(_any_key(key)).nodes)))
-        off_branch = _off_branch(propagate, system, cost, inputs, targets, estimate, key)
+        linear_solver = truth.linear_solver if isinstance(truth, ImplicitDifferentiation) else None
+        off_branch = _off_branch(propagate, system, cost, inputs, targets, estimate, key, linear_solver)
         betas, cosines, errors = _sweep(propagate, system, cost, inputs, targets, reference, key)
     floor = _floor(reference, beta)
     exact = error <= floor
@@ -146,6 +149,7 @@ def certify(
         order=order,
         declared_order=declared,
         exact=exact,
+        floor=floor,
         parameters=_by_parameter(estimate.gradient, reference.gradient),
         betas=betas,
         errors=errors,
@@ -204,7 +208,7 @@ def _drift(estimate, reference):
     return moved / max(float(rms(theirs)), 1e-3) if np.isfinite(moved) else float("inf")
 
 
-def _off_branch(propagate, system, cost, inputs, targets, estimate, key):
+def _off_branch(propagate, system, cost, inputs, targets, estimate, key, linear_solver):
     """Fraction of nudged phases further from the linear response than half of it."""
     if not isinstance(estimate.nudged, Equilibrium):
         return 0.0
@@ -213,7 +217,7 @@ def _off_branch(propagate, system, cost, inputs, targets, estimate, key):
 
     def one(example):
         x, y, state = example
-        return response(system, cost, x, y, state)
+        return response(system, cost, x, y, state, linear_solver)
 
     slope = jax.lax.map(
         one, (jax.tree.map(jnp.asarray, inputs), jax.tree.map(jnp.asarray, targets), estimate.free.state)

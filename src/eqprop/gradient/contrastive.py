@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from eqprop.equilibrium import RESULT
+from eqprop.equilibrium import RESULT, Ensemble
 from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
@@ -71,7 +71,8 @@ def _contrast(solver, system, cost, inputs, targets, start, key, eta):
 
     def clamp(x, y, free, key):
         partway = jax.tree.map(lambda o, t: o + eta.astype(o.dtype) * (t - o), free.expect(system.output), y)
-        held = Clamped(system, partway, free.restart)
+        # Any one state shows which coordinates are outputs; an ensemble restarts from many.
+        held = Clamped(system, partway, system.initial_state(x) if isinstance(free, Ensemble) else free.restart)
         # The free reference makes the tolerance relative to the displacement that clamping causes.
         return solver.solve(held, x, free.restart, free=free, key=key)
 

@@ -52,7 +52,9 @@ class EchoPropagation(Estimator):
         if isinstance(self.stencil, Stencil) and jnp.iscomplexobj(self.stencil.nodes):
             raise ValueError("`EchoPropagation` runs real motions; give a real stencil, such as `symmetric(1e-4)`.")
         if self.normalised and self.nudge is CostNudged:
-            raise ValueError("`normalised` scales the constant force of `Forced`; a cost's own nudge has no such scale.")
+            raise ValueError(
+                "`normalised` scales the constant force of `Forced`; a cost's own nudge has no such scale."
+            )
 
     @property
     def solver(self) -> Solver:
@@ -196,7 +198,8 @@ def _echo_block(propagate, stencil, block, passed, cotangent, good, scale, cost,
     inputs, drive, samples, begin, end = passed
     parameters, rest = eqx.partition(block, eqx.is_inexact_array)
     nodes, table = (leaf.astype(end.position.dtype) for leaf in (stencil.nodes, stencil.weights))
-    drive, begin, end = (_only(good, tree) for tree in (drive, begin, end))
+    # States are masked, the drive is not: it would be copied whole, and is finite (a batch with gaps is refused).
+    begin, end = _only(good, begin), _only(good, end)
     example_weight = jnp.where(good, scale, 0)
 
     def read(parameters, features):
@@ -317,7 +320,11 @@ def _check_running(system, cost):
 
 def _refusal(system, inputs, estimate):
     """Why nothing is left of a batch, in words."""
-    reason = next(item for item in (RESULT.diverged, RESULT.unstable_step, RESULT.not_retraced) if bool(np.any(estimate.result == item)))
+    reason = next(
+        item
+        for item in (RESULT.diverged, RESULT.unstable_step, RESULT.not_retraced)
+        if bool(np.any(estimate.result == item))
+    )
     text = "No example of the batch gave an honest gradient. " + RESULT[reason]
     if reason != RESULT.not_retraced:
         return text

@@ -86,7 +86,9 @@ def _damped(system, slope, state, gradient, direction, max_halvings):
         _, (_, rise), halvings = trial
         # At the rounding floor the slope is noise: take the step.
         small = rms(direction) <= 1e-9 * rms(state)
-        return ~(rise <= 0.5 * steepest) & ~small & (halvings < max_halvings)
+        # Where the energy need not be convex the direction may lead uphill, to a saddle: the same test, turned around.
+        passed = jnp.sign(steepest) * rise <= 0.5 * jnp.abs(steepest)
+        return ~passed & ~small & (halvings < max_halvings)
 
     def halve(trial):
         scale, _, halvings = trial

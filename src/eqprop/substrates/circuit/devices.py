@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from eqprop.substrates.circuit.quantity import Fixed, Quantity
 from eqprop.substrates.circuit.units import number
@@ -136,7 +136,9 @@ class PiecewiseLinearDiode(Device):
     on_conductance: Quantity
     threshold: Quantity
 
-    def __init__(self, on_conductance: float | str | Quantity = 1.0, threshold: float | str | Quantity = 0.0):
+    def __init__(
+        self, on_conductance: float | int | str | Quantity = 1.0, threshold: float | int | str | Quantity = 0.0
+    ):
         self.on_conductance = _positive("PiecewiseLinearDiode.on_conductance", on_conductance)
         self.threshold = _quantity(threshold)
 
@@ -172,10 +174,10 @@ class ShockleyDiode(Device):
 
     def __init__(
         self,
-        saturation_current: float | str | Quantity = 1e-14,
-        emission: float | Quantity = 1.0,
+        saturation_current: float | int | str | Quantity = 1e-14,
+        emission: float | int | Quantity = 1.0,
         *,
-        celsius: float = 27.0,
+        celsius: float | int = 27.0,
     ):
         self.saturation_current = _positive("ShockleyDiode.saturation_current", saturation_current)
         self.emission = _positive("ShockleyDiode.emission", emission)
@@ -219,11 +221,11 @@ class SpiceDiode(Device):
 
     def __init__(
         self,
-        saturation_current: float | str | Quantity = 1e-14,
-        emission: float | Quantity = 1.0,
+        saturation_current: float | int | str | Quantity = 1e-14,
+        emission: float | int | Quantity = 1.0,
         *,
-        minimal_conductance: float | str = 1e-12,
-        celsius: float = 27.0,
+        minimal_conductance: float | int | str = 1e-12,
+        celsius: float | int = 27.0,
     ):
         self.saturation_current = _positive("SpiceDiode.saturation_current", saturation_current)
         self.emission = _positive("SpiceDiode.emission", emission)
@@ -300,7 +302,7 @@ class AntiparallelDiodes(Device):
         return self.diode.quantities()
 
 
-def like(quantity: Quantity, voltage: Float[Array, "*branch"]) -> Float[Array, "*branch"]:
+def like(quantity: Quantity, voltage: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
     """A quantity's value in the number type of the voltages."""
     return jnp.asarray(quantity.value, voltage.dtype)
 

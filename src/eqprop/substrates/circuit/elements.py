@@ -37,7 +37,7 @@ class Nodes:
 
     __slots__ = ("_hash", "index")
 
-    def __init__(self, index: Int[np.ndarray, " node"]):
+    def __init__(self, index: int | Int[np.ndarray, "*node"]):
         """Nodes by number."""
         self.index = np.array(index, np.int32).reshape(-1)
         self.index.setflags(write=False)

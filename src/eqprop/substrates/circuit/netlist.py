@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from eqprop.substrates.circuit.devices import Device, IdealDiode, NortonSource, Resistor
 from eqprop.substrates.circuit.elements import (
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Circuit"]
 
-Value = float | str | np.ndarray | Array | Quantity | Sequence[float]
+Value = float | int | str | np.ndarray | np.generic | Array | Quantity | Sequence[float]
 """What a builder takes for a quantity: a number, engineering notation, an array, or a `Quantity`."""
 
 
@@ -48,7 +48,7 @@ class Circuit:
     """
 
     def __init__(self):
-        self.ground = Nodes(np.zeros(1))
+        self.ground = Nodes(np.zeros(1, int))
         """The reference node, 0 V."""
         self.names: list[str] = ["0"]
         """Of the nodes, in the order of their numbers."""
@@ -84,7 +84,7 @@ class Circuit:
 
     # Sources
 
-    def inputs(self, name: str, count: int, *, gain: float | str = 1.0, mirrored: bool = False) -> Nodes:
+    def inputs(self, name: str, count: int, *, gain: float | int | str = 1.0, mirrored: bool = False) -> Nodes:
         """Nodes held by grounded voltage sources that the inputs of each example set.
 
         Args:
@@ -137,7 +137,7 @@ class Circuit:
         *,
         conductance: Value,
         trainable: bool = False,
-        bounds: tuple[float | str, float | str] = (0.0, np.inf),
+        bounds: tuple[float | int | str, float | int | str] = (0.0, np.inf),
     ) -> None:
         """Voltage sources [V] behind conductances [S], from ground to nodes. Both are trained if `trainable`."""
         tail, head = self._pairs(name, node, self.ground)
@@ -167,7 +167,7 @@ class Circuit:
         resistance: Value | None = None,
         conductance: Value | None = None,
         trainable: bool = False,
-        bounds: tuple[float | str, float | str] = (0.0, np.inf),
+        bounds: tuple[float | int | str, float | int | str] = (0.0, np.inf),
     ) -> None:
         """Resistors between nodes, pair by pair; one node on a side is joined to all on the other.
 
@@ -196,7 +196,7 @@ class Circuit:
         conductance: Value | None = None,
         resistance: Value | None = None,
         trainable: bool = False,
-        bounds: tuple[float | str, float | str] = (0.0, np.inf),
+        bounds: tuple[float | int | str, float | int | str] = (0.0, np.inf),
     ) -> None:
         """A resistor between every row and every column; conductances [S] of shape (rows, columns)."""
         both = np.intersect1d(rows.index, columns.index)
@@ -224,7 +224,9 @@ class Circuit:
         cathode = nodes[:half] + reference[half:]
         self.diodes(name, anode, cathode, device)
 
-    def amplifiers(self, name: str, nodes: Nodes, *, gain: float, current_gain: float | None = None) -> Nodes:
+    def amplifiers(
+        self, name: str, nodes: Nodes, *, gain: float | int, current_gain: float | int | None = None
+    ) -> Nodes:
         """Bidirectional amplifiers behind nodes; returns their output nodes.
 
         Args:
@@ -237,7 +239,9 @@ class Circuit:
         self.join(name, nodes, made, gain=gain, current_gain=current_gain)
         return made
 
-    def join(self, name: str, input: Nodes, output: Nodes, *, gain: float, current_gain: float | None = None) -> None:
+    def join(
+        self, name: str, input: Nodes, output: Nodes, *, gain: float | int, current_gain: float | int | None = None
+    ) -> None:
         """Bidirectional amplifiers between nodes that exist: see `amplifiers`."""
         if gain == 0 or not np.isfinite(gain):
             raise ValueError(f"`gain` of amplifier `{name}` must be finite and not zero; got {gain}.")
@@ -251,7 +255,7 @@ class Circuit:
         quantity = as_quantity(f"Capacitance of `{name}`", _array(capacitance), (len(tail),), trainable=trainable)
         self._add(name, Capacitors(tail, head, quantity))
 
-    def outputs(self, plus: Nodes, minus: Nodes | None = None, *, gain: float = 1.0) -> None:
+    def outputs(self, plus: Nodes, minus: Nodes | None = None, *, gain: float | int = 1.0) -> None:
         """What is read and nudged: `gain` times the voltages of `plus`, or their differences to `minus`.
 
         The gain is that of a digital readout: with cross-entropy, the factor before the softmax.
@@ -262,7 +266,7 @@ class Circuit:
             )
         self.output_plus, self.output_minus, self.output_gain = plus, minus, float(gain)
 
-    def compile(self, *, minimal_conductance: float | str = 0.0, allow_nonconvex: bool = False) -> "Network":
+    def compile(self, *, minimal_conductance: float | int | str = 0.0, allow_nonconvex: bool = False) -> "Network":
         """Check the circuit and make it a system.
 
         Args:

@@ -45,7 +45,7 @@ class Network(GraphSystem):
     minimal_conductance: float = eqx.field(static=True)
     groups: tuple[tuple[str, Nodes], ...] = eqx.field(static=True)
 
-    def __init__(self, circuit, *, minimal_conductance: float | str = 0.0, allow_nonconvex: bool = False):
+    def __init__(self, circuit, *, minimal_conductance: float | int | str = 0.0, allow_nonconvex: bool = False):
         self.topology, weak = analyse(circuit, allow_nonconvex=allow_nonconvex)
         self.elements = dict(circuit.elements)
         self.order = tuple(circuit.elements)

@@ -15,6 +15,7 @@ Source:
 import warnings
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -51,7 +52,7 @@ def port_conductance(system: System, state: PyTree, inputs: PyTree) -> Float[Arr
     return jnp.linalg.inv(port_resistance(system, state, inputs))
 
 
-def relative_beta(fraction: float, system: System, state: PyTree, inputs: PyTree) -> float:
+def relative_beta(fraction: float | int, system: System, state: PyTree, inputs: PyTree) -> float:
     """The nudging strength that is `fraction` of the smallest port conductance, in siemens. 0.01 is a good start.
 
     Args:
@@ -65,8 +66,8 @@ def relative_beta(fraction: float, system: System, state: PyTree, inputs: PyTree
 
 
 def suggest_beta(
-    read_noise: float,
-    response: float,
+    read_noise: float | int,
+    response: float | int,
     *,
     voltage_scale: float = 0.0259,
     order: int = 2,
@@ -96,7 +97,7 @@ def suggest_beta(
 
 
 def check_nudge(
-    beta: float,
+    beta: float | int,
     system: System,
     state: PyTree,
     inputs: PyTree,

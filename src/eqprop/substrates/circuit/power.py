@@ -19,17 +19,17 @@ __all__ = ["Balance", "balance", "branch_currents", "leaving_currents"]
 class Balance(NamedTuple):
     """The books of one operating point."""
 
-    kirchhoff: Float[Array, ""]
+    kirchhoff: Float[Array, "..."]
     """Largest net current at a free node that no diode wall holds. [A]"""
-    worst: Float[Array, ""]
+    worst: Float[Array, "..."]
     """The unit of the state where that is."""
-    delivered: Float[Array, ""]
+    delivered: Float[Array, "..."]
     """By voltage sources, current sources, Norton sources and amplifiers. [W]"""
-    absorbed: Float[Array, ""]
+    absorbed: Float[Array, "..."]
     """By resistors and diodes: the dissipated power. [W]"""
 
     @property
-    def tellegen(self) -> Float[Array, ""]:
+    def tellegen(self) -> Float[Array, "..."]:
         """Delivered minus absorbed, over the larger; zero at an operating point."""
         largest = jnp.maximum(jnp.abs(self.delivered), jnp.abs(self.absorbed))
         return (self.delivered - self.absorbed) / jnp.where(largest > 0, largest, 1.0)

@@ -20,6 +20,10 @@ from eqprop.substrates.circuit.units import number
 __all__ = ["Constant", "Fixed", "Log", "Plain", "Quantity", "Softplus", "as_quantity", "finite"]
 
 
+Value = float | int | str | np.ndarray | np.generic | Array
+"""A number, engineering notation, or an array."""
+
+
 class Constant:
     """A NumPy array that is part of the structure: immutable, hashed and compared by content."""
 
@@ -49,7 +53,7 @@ class Quantity(eqx.Module):
     """The quantity. [its SI unit]"""
 
     @abc.abstractmethod
-    def at(self, value: Float[Array, "*branch"]) -> "Quantity":
+    def at(self, value: Value) -> "Quantity":
         """The same quantity, at another value. [its SI unit]"""
 
     @property
@@ -73,7 +77,7 @@ class Fixed(Quantity):
 
     constant: Constant = eqx.field(static=True)
 
-    def __init__(self, value: float | str | np.ndarray | Array):
+    def __init__(self, value: Value):
         self.constant = Constant(finite("Fixed", np.asarray(number(value), float)))
 
     @property
@@ -97,10 +101,10 @@ class Plain(Quantity):
 
     def __init__(
         self,
-        value: float | str | np.ndarray | Array,
+        value: Value,
         *,
-        lower: float | str = -math.inf,
-        upper: float | str = math.inf,
+        lower: float | int | str = -math.inf,
+        upper: float | int | str = math.inf,
     ):
         self.value = jnp.asarray(finite("Plain", number(value)), _float(value))
         self.lower, self.upper = float(number(lower)), float(number(upper))
@@ -125,7 +129,7 @@ class Softplus(Quantity):
     raw: Float[Array, "*branch"]
     unit: float = eqx.field(static=True)
 
-    def __init__(self, value: float | str | np.ndarray | Array, *, unit: float | str | None = None):
+    def __init__(self, value: Value, *, unit: float | int | str | None = None):
         value = _positive("Softplus", value)
         self.unit = float(np.mean(value)) if unit is None else float(number(unit))
         scaled = np.asarray(value) / self.unit
@@ -154,7 +158,7 @@ class Log(Quantity):
     raw: Float[Array, "*branch"]
     unit: float = eqx.field(static=True)
 
-    def __init__(self, value: float | str | np.ndarray | Array, *, unit: float | str | None = None):
+    def __init__(self, value: Value, *, unit: float | int | str | None = None):
         value = _positive("Log", value)
         self.unit = float(np.exp(np.mean(np.log(value)))) if unit is None else float(number(unit))
         self.raw = jnp.asarray(np.log(np.asarray(value) / self.unit), _float(value))
@@ -177,11 +181,11 @@ class Log(Quantity):
 
 def as_quantity(
     name: str,
-    value: float | str | np.ndarray | Array | Quantity,
+    value: Value | Quantity,
     shape: tuple[int, ...],
     *,
     trainable: bool = False,
-    bounds: tuple[float | str, float | str] = (-math.inf, math.inf),
+    bounds: tuple[float | int | str, float | int | str] = (-math.inf, math.inf),
 ) -> Quantity:
     """A quantity for `shape` branches from what a builder was given.
 
@@ -210,7 +214,7 @@ def as_quantity(
     return Plain(jnp.asarray(array, dtype), lower=bounds[0], upper=bounds[1])
 
 
-def finite(name: str, value: float | np.ndarray | Array) -> float | np.ndarray | Array:
+def finite(name: str, value: Value) -> Value:
     """`value`, if no entry is NaN or infinite; else ValueError naming the first."""
     if isinstance(value, jax.core.Tracer) or np.isfinite(np.asarray(value)).all():
         return value

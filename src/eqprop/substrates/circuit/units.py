@@ -4,6 +4,7 @@ import math
 import re
 
 import numpy as np
+from jaxtyping import Array
 
 __all__ = ["engineering", "number"]
 
@@ -16,7 +17,7 @@ _PATTERN = re.compile(
 )
 
 
-def number(value: float | str | np.ndarray) -> float | np.ndarray:
+def number(value: float | int | str | np.ndarray | np.generic | Array) -> float | int | np.ndarray | np.generic | Array:
     """A value in SI units, from a number or from engineering notation.
 
     Prefixes are those of SI (`m` is milli, `M` is mega), and `meg`, mega, as in SPICE.
@@ -45,7 +46,7 @@ def number(value: float | str | np.ndarray) -> float | np.ndarray:
     return float(f"{mantissa}e{int(own or 0) + exponent}")
 
 
-def engineering(value: float, unit: str = "", *, digits: int = 3) -> str:
+def engineering(value: float | int, unit: str = "", *, digits: int = 3) -> str:
     """A value with an SI prefix, for people.
 
     Example:

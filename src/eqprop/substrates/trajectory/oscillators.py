@@ -81,7 +81,9 @@ class Oscillators(_Driven):
         return 0.5 * jnp.sum(momentum**2 / self.mass)
 
     def potential(self, position, drive):
-        elastic = 0.5 * jnp.dot(position, jnp.dot(self.stiffness, position)) + 0.25 * jnp.sum(self.quartic * position**4)
+        elastic = 0.5 * jnp.dot(position, jnp.dot(self.stiffness, position)) + 0.25 * jnp.sum(
+            self.quartic * position**4
+        )
         return elastic - work(position, drive)
 
 
@@ -277,10 +279,17 @@ class LearnedPotential(_Driven):
         return 0.5 * self.confinement * jnp.sum(position**2) + landscape - work(position, drive)
 
 
+@jax.custom_jvp
 def log_cosh(x: Inexact[Array, "..."]) -> Inexact[Array, "..."]:
-    """The logarithm of cosh, without overflow."""
+    """The logarithm of cosh, without overflow; its derivative is tanh."""
     size = jnp.abs(x)
     return size + jnp.log1p(jnp.exp(-2 * size)) - math.log(2.0)
+
+
+@log_cosh.defjvp
+def _log_cosh_jvp(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    return log_cosh(x), jnp.tanh(x) * tangent
 
 
 def work(position: Inexact[Array, " coordinate"], drive: Inexact[Array, "..."] | None) -> Inexact[Array, ""] | float:

@@ -40,8 +40,8 @@ class TrajectoryRecipe(Recipe):
     """Scale of the input weights, at the start."""
     estimator: Literal["echo", "one_sided_echo", "backpropagation"] = "echo"
     """Echo propagation, or the reference that stores the run."""
-    beta: PositiveFloat = 3e-3
-    """Nudging strength, for a force of unit norm. About 3e-3 in float32, 1e-4 in float64."""
+    beta: PositiveFloat = 0.03
+    """Nudging strength, for a force of unit norm. About 0.03 in float32, 1e-4 in float64."""
 
     def build(self, config, key):
         """The experiment."""
