@@ -112,7 +112,7 @@ def test_faults_of_a_simulated_bench_are_survived():
     clean = _vector(_gradient(SimulatedBench(NETWORK, EXACT)))
     faulty = _vector(_gradient(SimulatedBench(NETWORK, EXACT, fault_rate=0.2), retries=20))
     assert np.array_equal(clean, faulty)
-    with pytest.raises(BenchError, match="failed 1 times in a row; .*dropped"):
+    with pytest.raises(BenchError, match=r"failed 1 times in a row; .*dropped"):
         _gradient(SimulatedBench(NETWORK, EXACT, fault_rate=0.9), retries=0)
 
 
@@ -151,7 +151,7 @@ def test_limits_are_kept():
     assert bench.written[0]["free"].tolist() == [9.0]
     assert safe.clamped == 2
     safe.apply(np.array([1.0]), np.array([1e-3, -1e-3]))
-    with pytest.raises(LimitError, match="Input 1 is 1.5, outside of .-1, 1.; nothing was applied. Scale the data"):
+    with pytest.raises(LimitError, match=r"Input 1 is 1.5, outside of .-1, 1.; nothing was applied. Scale the data"):
         safe.apply(np.array([0.0, 1.5]), None)
     with pytest.raises(LimitError, match="Nudging force 0 is nan"):
         safe.apply(np.array([0.0]), np.array([np.nan, 0.0]))
@@ -171,7 +171,7 @@ def test_a_session_is_replayed_without_the_bench(tmp_path):
     assert np.array_equal(_vector(_gradient(replay, retries=20)), first)
     with pytest.raises(BenchError, match="The recording ends after"):
         replay.apply(np.zeros(2), None)
-    with pytest.raises(BenchError, match="another `W1.conductance`"):
+    with pytest.raises(BenchError, match=r"another `W1.conductance`"):
         Replay(path).set_parameters({"W1.conductance": np.zeros((6, 4))})
     with pytest.raises(BenchError, match="different command"):
         Replay(path).apply(np.zeros(2), None)
@@ -187,5 +187,5 @@ def test_a_simulated_bench_checks_its_settings():
         SimulatedBench(NETWORK, EXACT, fault_rate=1.0)
     with pytest.raises(BenchError, match="did not settle"):
         SimulatedBench(NETWORK, GraphNewton(max_steps=1)).apply(np.ones(2), None)
-    with pytest.raises(ValueError, match="no quantity `W9.conductance`"):
+    with pytest.raises(ValueError, match=r"no quantity `W9.conductance`"):
         SimulatedBench(NETWORK, EXACT).set_parameters({"W9.conductance": np.ones(2)})
