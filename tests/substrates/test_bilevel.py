@@ -107,7 +107,8 @@ def test_a_beta_below_what_the_inner_accuracy_carries_is_refused():
     for rule in [ep.symmetric, ep.one_sided]:
         lost = ep.EquilibriumPropagation(rule(1e-3), learner(1e-3))(system, cost, train, validation)
         assert not lost.settled.any()
-        assert "Raise beta, tighten the solver's" in str(ep.RESULT[lost.result[0]])
+        assert (lost.result == ep.RESULT.nudge_lost).all()
+        assert "Raise beta, tighten the solver's" in ep.RESULT[ep.RESULT.nudge_lost]
     # Phases settled to their own displacement: the leftover of the free phase cancels between the two signs ...
     relative = ep.GradientFlow(step_size=0.5, rtol=1e-4, atol=0.0, max_steps=20_000)
     rough = ep.GradientFlow(step_size=0.5, rtol=0.0, atol=1e-3, max_steps=20_000)
