@@ -35,10 +35,13 @@ def _curves(rows, name, title, scale, curves):
             points = [(row["epoch"], scale * row[measure]) for row in rows if measure in row]
             if points:
                 # A single epoch is no line.
-                axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o" if len(points) < 4 else "")
+                marker = "o" if len(points) < 4 else ""
+                axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker, clip_on=False)
         axes.set_title(title)
         axes.set_xlabel("epoch")
-        axes.set_ylim(bottom=0, top=1.0 if axes.get_ylim()[1] < 0.05 and scale > 1 else None)
+        highest = max(scale * row[measure] for row in rows for measure in curves if measure in row)
+        # Nothing at all is drawn as nothing, not as a magnified zero.
+        axes.set_ylim(0, None if highest > 0 else 1)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
 

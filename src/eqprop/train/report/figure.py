@@ -141,7 +141,9 @@ def signed(values: Float[np.ndarray, "..."], limit: float) -> UInt8[np.ndarray, 
     return np.concatenate([colour, 255 * strength[..., None]], axis=-1).round().astype(np.uint8)
 
 
-def mosaic(tiles: UInt8[np.ndarray, "tile row column channel"], columns: int) -> UInt8[np.ndarray, "height width channel"]:
+def mosaic(
+    tiles: UInt8[np.ndarray, "tile row column channel"], columns: int
+) -> UInt8[np.ndarray, "height width channel"]:
     """Tiles in rows, one empty pixel between them; needs a channel of opacity."""
     count, height, width, channels = tiles.shape
     rows = -(-count // columns)

@@ -10,8 +10,6 @@ from markupsafe import Markup, escape
 
 from eqprop.gradient.estimate import batch_size
 from eqprop.train import checkpoint
-from eqprop.train.experiment import example_of
-from eqprop.train.measure import reads_units
 from eqprop.train.report.curves import learning_curves
 from eqprop.train.report.pictures import confusion, mistakes, weights
 from eqprop.train.report.proof import gradient_proof
@@ -108,8 +106,6 @@ def _summary(study):
     if experiment.resident:
         parts.append(f" ({batch_size(experiment.train[0]):,} examples)")
     parts.append(f" by `{type(experiment.propagate).__name__}` for {study.run.epochs_done} of {config.epochs} epochs")
-    if reads_units(experiment.system, example_of(experiment)[0]):
-        parts.append("; its outputs are bounded units, which learn nothing while they rest on a bound")
     return "".join(parts) + "."
 
 

@@ -81,8 +81,8 @@ def _mistake(study, shape, judged, index, predicted):
     )
     picture = image(grey, describe=f"Test example {index}, a {right}.", kind="ink")
     return Picture(
-        f'<div class="mistake">{picture}{bars}</div>', f"{predicted} instead of {right} (example {index}; scores "
-        f"{scores[predicted]:.2f} and {scores[right]:.2f})"
+        f'<div class="mistake">{picture}{bars}</div>',
+        f"{predicted} instead of {right} (example {index}; scores {scores[predicted]:.2f} and {scores[right]:.2f})",
     )
 
 

@@ -1,4 +1,4 @@
-"""The proof: the gradient learned from, held against the exact one at the trained weights, over the nudging strength."""
+"""The proof: the gradient learned from, held against the exact one at the trained weights, over beta."""
 
 import time
 
@@ -90,11 +90,27 @@ def _verdict(certificate: Certificate) -> str:
             f"{certificate.declared_order}."
         )
     else:
-        rule = "The error follows no single power of β: what is left comes from settling, rounding, or kinks."
+        rule = _without_order(certificate)
     return (
         f"CERTIFIED: cosine {certificate.cosine:.8f}, relative error {certificate.relative_error:.1e}, within the "
         f"accepted {certificate.tolerance:g}. {rule}"
     )
+
+
+def _without_order(certificate):
+    strengths, errors = _strengths(certificate), np.asarray(certificate.errors)
+    exact = strengths[errors <= _floors(certificate)]
+    if not len(exact):
+        return "Tightly settled, its error follows no single power of β."
+    return (
+        f"Tightly settled, it is exact up to β = {exact.max():.3g}: only rounding is left. Above, the error follows no "
+        "single power of β; that is what kinks do, where a unit reaches or leaves a bound within the nudge."
+    )
+
+
+def _floors(certificate):
+    """Relative error that rounding alone leaves at each nudging strength."""
+    return certificate.floor * min(certificate.beta, 1.0) / np.minimum(_strengths(certificate), 1.0)
 
 
 def _headlines(certificate):
@@ -129,7 +145,7 @@ def _cosines(certificate):
 
 def _errors(certificate):
     betas, errors = _strengths(certificate), np.asarray(certificate.errors)
-    floor = certificate.floor * min(certificate.beta, 1.0) / np.minimum(betas, 1.0)
+    floor = _floors(certificate)
 
     def draw(axes):
         axes.fill_between(betas, floor, 1e-18, color=SHADE, linewidth=0, label="rounding floor")

@@ -23,7 +23,7 @@ class Headline:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One panel: well-formed XML, an `<svg>` (see `eqprop.train.report.figure.panel`) or an `<img>` with data inside."""
+    """One panel: well-formed XML, an `<svg>` (`eqprop.train.report.figure.panel` makes them) or an `<img>`."""
 
     markup: str
     caption: str = ""

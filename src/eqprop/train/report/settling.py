@@ -52,7 +52,8 @@ def settling(study: Study) -> Section:
     propagate = experiment.propagate
     if isinstance(propagate, EquilibriumPropagation):
         nudged_solver = propagate.solver if propagate.nudged_solver is None else propagate.nudged_solver
-        beta = propagate.stencil.draw(jax.random.key(0)).nodes[-1]
+        nodes = propagate.stencil.draw(jax.random.key(0)).nodes
+        beta = nodes[np.argmax(np.asarray(nodes).real)]
 
         def begin(x, y, eq):
             strength = beta.astype(jnp.result_type(*jax.tree.leaves(_like(eq.state, beta))))
@@ -60,12 +61,15 @@ def settling(study: Study) -> Section:
 
         if isinstance(nudged_solver, IterativeSolver):
             traces = _traces(nudged_solver, begin, inputs, targets, free)
-            pictures.append(_picture(traces, "nudged", f"Nudged phase, β = {_number(beta)}", "Starts at the free state."))
+            pictures.append(
+                _picture(traces, "nudged", f"Nudged phase, β = {_number(beta)}", "Starts at the free state.")
+            )
     text = (
         f"`{type(solver).__name__}` on the first {len(np.asarray(free.steps))} held-out examples, in the precision of "
-        "this report (float64 from the command line). The residual says how far from rest the state still is. A free "
+        "this report. The residual is how far from rest the solver believes the state to be; after a step that shrank "
+        "little it believes rest to be far away, hence peaks. A free "
         "phase must reach a fraction of the state's own size, a nudged phase a fraction of its displacement from the "
-        "free state: only that is learned from. The dashed line is the mean tolerance at the end."
+        "free state: only that is learned from. The dashed line is the mean of these tolerances at the end."
     )
     return Section("How phases settle", text, tuple(pictures))
 
