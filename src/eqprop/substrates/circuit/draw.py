@@ -35,7 +35,9 @@ def draw(network: Network) -> "schemdraw.Drawing":
     """
     branches = _drawn(network)
     if len(branches) > LARGEST_DRAWING:
-        raise ValueError(f"The circuit has {len(branches)} branches; drawings are for at most {LARGEST_DRAWING}. Use the tables.")
+        raise ValueError(
+            f"The circuit has {len(branches)} branches; drawings are for at most {LARGEST_DRAWING}. Use the tables."
+        )
     try:
         import schemdraw
         from schemdraw import elements as elm
@@ -43,7 +45,13 @@ def draw(network: Network) -> "schemdraw.Drawing":
         raise ImportError("Drawing circuits needs schemdraw: `pip install schemdraw`.") from error
     places = _places(network, branches)
     drawing = schemdraw.Drawing(show=False)
-    symbols = {"resistor": elm.Resistor, "diode": elm.Diode, "source": elm.SourceV, "current": elm.SourceI, "amplifier": elm.Opamp}
+    symbols = {
+        "resistor": elm.Resistor,
+        "diode": elm.Diode,
+        "source": elm.SourceV,
+        "current": elm.SourceI,
+        "amplifier": elm.Opamp,
+    }
     for kind, tail, head, label in branches:
         start = places[tail] if tail else (places[head][0], places[head][1] - 2)
         end = places[head] if head else (places[tail][0], places[tail][1] - 2)
