@@ -144,7 +144,7 @@ def against_backpropagation(epochs, repeats):
 
 
 def torch_step(batch=20, free=20, nudged=4, beta=0.5, step=0.5):
-    """A whole training step of 784-500-10 in PyTorch's eager style: Euler steps on the energy, then the Hebbian update."""
+    """A training step of 784-500-10 in PyTorch's eager style: Euler steps on the energy, the Hebbian update."""
     import torch
 
     torch.manual_seed(0)

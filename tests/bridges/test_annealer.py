@@ -45,7 +45,9 @@ def test_there_and_back(getkey):
     binary = dimod.BinaryQuadraticModel({"a": 1.0, "b": 0.0}, {"ab": -2.0}, 0.0, "BINARY")
     read = from_bqm(binary)
     for a, b in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        gap = read.energy(jnp.asarray([2.0 * a - 1, 2.0 * b - 1]), jnp.zeros(0)) - read.energy(-jnp.ones(2), jnp.zeros(0))
+        gap = read.energy(jnp.asarray([2.0 * a - 1, 2.0 * b - 1]), jnp.zeros(0)) - read.energy(
+            -jnp.ones(2), jnp.zeros(0)
+        )
         assert float(gap) == pytest.approx(binary.energy({"a": a, "b": b}) - binary.energy({"a": 0, "b": 0}), abs=1e-12)
 
 
