@@ -70,6 +70,7 @@ class BoltzmannCovariance(Estimator):
 def _covariance(estimator, system, cost, inputs, targets, start, key):
     keys = None if key is None else jax.random.split(key, batch_size(inputs))
     free = free_phase(system, estimator.solver, inputs, start, keys)
+    assert isinstance(free, Ensemble)
     good = free.settled
 
     def nudged(system, y, whole):
