@@ -64,9 +64,13 @@ def test_gradient_is_the_implicit_one(nudge):
     network = ckt.DeepResistiveNetwork([5, 12, 9, 3], key=jax.random.key(3), input_gain=20.0)
     inputs, targets = jax.random.uniform(jax.random.key(4), (6, 5)), jnp.eye(3)[jnp.arange(6) % 3]
     solver = ep.BlockDescent(rtol=1e-11, atol=1e-12)
-    estimate = ep.EquilibriumPropagation(ep.symmetric(1e-3), solver, nudge=nudge)(network, ep.SquaredError(), inputs, targets)
+    estimate = ep.EquilibriumPropagation(ep.symmetric(1e-3), solver, nudge=nudge)(
+        network, ep.SquaredError(), inputs, targets
+    )
     truth = ep.ImplicitDifferentiation(solver)(network, ep.SquaredError(), inputs, targets)
-    found, true = (jax.flatten_util.ravel_pytree(eqx.filter(g.gradient, eqx.is_inexact_array))[0] for g in (estimate, truth))
+    found, true = (
+        jax.flatten_util.ravel_pytree(eqx.filter(g.gradient, eqx.is_inexact_array))[0] for g in (estimate, truth)
+    )
     # Forced nudges of a piecewise quadratic energy are exact; nudging by a conductance is of second order.
     bar = 1e-8 if nudge is ep.Forced else 1e-4
     assert float(jnp.linalg.norm(found - true) / jnp.linalg.norm(true)) <= bar
