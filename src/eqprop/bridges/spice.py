@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -313,5 +314,5 @@ def _edit(circuit, card, value, remedy):
     old = quantities[key]
     array = np.array(old.value)
     array.reshape(-1)[int(index)] = 1 / value if card[0] == "R" else value
-    new = old.at(array)
+    new = old.at(jnp.asarray(array))
     circuit.elements[group] = jax.tree.map(lambda q: new if q is old else q, element, is_leaf=lambda q: q is old)
