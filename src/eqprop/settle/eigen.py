@@ -114,7 +114,8 @@ class Lanczos(Solver):
             raise ValueError(
                 f"`Lanczos.level` = {self.level} needs more than the {size} states there are; use `DenseEigen`."
             )
-        precise = 0.1 * self.atol if free is None else 1e-2 * self.rtol
+        # In a nudged phase the displacement counts, which may be small: to rounding.
+        precise = 0.1 * (self.atol + self.rtol) if free is None else 50 * float(jnp.finfo(start.dtype).eps)
 
         def lowest(linear, state, steps):
             apply = _hamiltonian(linear, inputs)
@@ -122,7 +123,8 @@ class Lanczos(Solver):
             # The level wanted and the next one above, which tells the gap.
             for k in range(self.level + 2):
                 begin = state if k == self.level else _another(size, k, start.dtype)
-                value, vector, used = _restarted(apply, begin, vectors, self, precise)
+                above = k == self.level + 1
+                value, vector, used = _restarted(apply, begin, vectors, self, 1e-5 if above else precise, above)
                 values.append(value)
                 vectors = jnp.concatenate([vectors, vector[None]])
                 steps = steps + used
@@ -282,13 +284,18 @@ def _another(size, index, dtype):
     return jax.random.normal(jax.random.key(index), (size,), dtype)
 
 
-def _restarted(apply, begin, found, solver, precise):
-    """Lowest eigenpair orthogonal to the rows of `found`, and how often H was applied."""
+def _restarted(apply, begin, found, solver, precise, value_only):
+    """Lowest eigenpair orthogonal to the rows of `found`, and how often H was applied.
+
+    With `value_only` the eigenvalue is enough, and levels close above need not be told apart.
+    """
     tiny = jnp.finfo(begin.dtype).tiny
 
     def cycle(loop):
         vector, _, _, steps = loop
-        value, ritz, error = _lanczos(apply, vector, found, solver.krylov)
+        value, ritz, residual, spread, scale = _lanczos(apply, vector, found, solver.krylov)
+        beyond = jnp.maximum(residual - 10 * jnp.finfo(vector.dtype).eps * scale, 0)
+        error = beyond / (scale if value_only else spread)
         return ritz, value, error, steps + solver.krylov
 
     def unfinished(loop):
@@ -303,7 +310,7 @@ def _restarted(apply, begin, found, solver, precise):
 
 
 def _lanczos(apply, start, found, count):
-    """One Krylov space from `start`: lowest Ritz value and vector, and an estimate of the vector's error."""
+    """One Krylov space from `start`: lowest Ritz value and vector, its residual, the next value's distance, the scale."""
     size = start.shape[0]
     count = min(count, size - found.shape[0])
 
@@ -330,10 +337,10 @@ def _lanczos(apply, start, found, count):
     values, vectors = jnp.linalg.eigh(matrix)
     ritz = _orthogonal(basis.T @ vectors[:, 0], found)
     ritz = ritz / jnp.linalg.norm(ritz)
-    # Residual over the distance to the next Ritz value: the error of the vector.
+    # The residual over the distance to the next Ritz value is the error of the vector.
     residual = beside[-1] * jnp.abs(vectors[-1, 0])
     spread = jnp.maximum(values[1] - values[0], jnp.finfo(start.dtype).eps * high)
-    return values[0], ritz, residual / spread
+    return values[0], ritz, residual, spread, high
 
 
 def _orthogonal(vector: Inexact[Array, " dim"], found: Inexact[Array, "level dim"]) -> PyTree:

@@ -79,7 +79,8 @@ class OneWay(System):
 class Doubled(System):
     r"""Any field as a scalar: $A(m, d) = -\langle d, f(\theta, m)\rangle$, with state (mean, difference) of two copies.
 
-    Settle it with `Newton`, or with `DoubledFlow`, which for feed-forward networks ends after two passes. Read at the mean,
+    Settle it with `DoubledFlow`, which for feed-forward networks ends after two passes, or with `Newton`, which with `Dyads`
+    may find a saddle far from the free state, since there is no free phase to start from. Read at the mean,
     so that with `CostNudged` the gradient is exact at every beta; `Dyads` nudges each copy, as two physical copies would be.
     """
 
