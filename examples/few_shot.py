@@ -83,4 +83,8 @@ def main(folder: Path) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    print("error per unseen pixel: {:.3f} before, {:.3f} after".format(*main(Path(sys.argv[1] if len(sys.argv) > 1 else "."))))
+    print(
+        "error per unseen pixel: {:.3f} before, {:.3f} after".format(
+            *main(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
+        )
+    )

@@ -27,13 +27,17 @@ def main(folder: Path) -> float:
         estimate = propagate(system, cost, train, validation)
         visited.append((float(system.hyper["log_strength"][0]), float(estimate.value)))
         update, state = optimiser.update(estimate.gradient.hyper, state)
-        system = eqx.tree_at(lambda s: s.hyper, system, jax.tree.map(lambda h, u: h + u * 0.98**step, system.hyper, update))
+        system = eqx.tree_at(
+            lambda s: s.hyper, system, jax.tree.map(lambda h, u: h + u * 0.98**step, system.hyper, update)
+        )
     grid = np.linspace(-4, 4, 801)
     curve = np.array([validation_error(strength, train, validation) for strength in grid])
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
     axes.plot(grid, curve, "0.6", label="grid of 801 strengths")
     axes.plot(*np.array(visited).T, ".-", color="tab:red", label="equilibrium propagation")
-    axes.set(xlabel="logarithm of the strength", ylabel="validation error", title="Ridge regression of diabetes progression")
+    axes.set(
+        xlabel="logarithm of the strength", ylabel="validation error", title="Ridge regression of diabetes progression"
+    )
     axes.legend()
     figure.savefig(folder / "hyper_ridge.svg")
     plt.close(figure)

@@ -21,7 +21,10 @@ def main(folder: Path) -> tuple[float, float, float]:
     cost, newton = ep.SquaredError(), ep.Newton(rtol=1e-5, atol=1e-6)
     rules = {
         "vector-field rule": (ep.OneWay, ep.EquilibriumPropagation(ep.symmetric(0.1), newton, ep.FieldForced)),
-        "antisymmetric force": (ep.OneWay, ep.EquilibriumPropagation(ep.symmetric(0.1), newton, ep.AntisymmetricForced)),
+        "antisymmetric force": (
+            ep.OneWay,
+            ep.EquilibriumPropagation(ep.symmetric(0.1), newton, ep.AntisymmetricForced),
+        ),
         "doubled, one phase": (ep.Doubled, ep.OnePhase(0.1, ep.DoubledFlow(step_size=0.7), ep.Dyads)),
     }
     symmetric, rest = 0.5 * (network.weight + network.weight.T), 0.5 * (network.weight - network.weight.T)
@@ -35,7 +38,9 @@ def main(folder: Path) -> tuple[float, float, float]:
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
     for name, values in errors.items():
         axes.semilogy(mixtures, values, ".-", label=name)
-    axes.set(xlabel="antisymmetric part of the couplings", ylabel="relative error of the gradient", title="One-way couplings")
+    axes.set(
+        xlabel="antisymmetric part of the couplings", ylabel="relative error of the gradient", title="One-way couplings"
+    )
     axes.legend()
     figure.savefig(folder / "one_way.svg")
     plt.close(figure)

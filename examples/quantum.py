@@ -27,7 +27,9 @@ def main(folder: Path) -> float:
     optimiser = optax.adam(0.05)
     state = optimiser.init(system.coefficients)
     read = eqx.filter_jit(
-        lambda system: jax.vmap(lambda x: system.output(ep.settle(system, x, ep.DenseEigen(rtol=1e-4)).state)[0])(held_out)
+        lambda system: jax.vmap(lambda x: system.output(ep.settle(system, x, ep.DenseEigen(rtol=1e-4)).state)[0])(
+            held_out
+        )
     )
     before = read(system)
     for _ in range(60):

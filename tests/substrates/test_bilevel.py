@@ -74,7 +74,9 @@ def test_ridge_has_the_closed_form():
     slope = other.T @ (other @ weights - held_out) / 20
     exact = -(inverse @ slope) * np.exp(log_strength) * weights
     system = InnerProblem(ridge, jnp.asarray(log_strength), jnp.zeros(5))
-    data, validation = ((jnp.asarray(a)[None], jnp.asarray(b)[None]) for a, b in [(features, wanted), (other, held_out)])
+    data, validation = (
+        (jnp.asarray(a)[None], jnp.asarray(b)[None]) for a, b in [(features, wanted), (other, held_out)]
+    )
     estimate = ep.EquilibriumPropagation(ep.symmetric(1e-2), NEWTON)(
         system, ep.FunctionCost(mean_squared), data, validation
     )

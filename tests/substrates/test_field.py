@@ -40,12 +40,16 @@ def unrolled(network):
 
 
 def backprop(network):
-    return flat(jax.grad(lambda n: jax.vmap(lambda x, y: COST(n.initial_state(x)[-1], y))(INPUTS, TARGETS).mean())(network))
+    return flat(
+        jax.grad(lambda n: jax.vmap(lambda x, y: COST(n.initial_state(x)[-1], y))(INPUTS, TARGETS).mean())(network)
+    )
 
 
 def compare(estimate, truth):
     got = flat(estimate.gradient)
-    return got @ truth / np.linalg.norm(got) / np.linalg.norm(truth), np.linalg.norm(got - truth) / np.linalg.norm(truth)
+    return got @ truth / np.linalg.norm(got) / np.linalg.norm(truth), np.linalg.norm(got - truth) / np.linalg.norm(
+        truth
+    )
 
 
 def test_the_vector_field_rule_is_biased_and_the_bias_does_not_vanish_with_beta():
@@ -123,7 +127,9 @@ def test_a_feed_forward_network_is_where_the_vector_field_rule_fails_most():
     one_way = ep.OneWay(feed_forward())
     truth = backprop(feed_forward())
     biased = ep.EquilibriumPropagation(ep.symmetric(0.05), NEWTON, ep.FieldForced)(one_way, COST, INPUTS, TARGETS)
-    exact = ep.EquilibriumPropagation(ep.symmetric(0.05), NEWTON, ep.AntisymmetricForced)(one_way, COST, INPUTS, TARGETS)
+    exact = ep.EquilibriumPropagation(ep.symmetric(0.05), NEWTON, ep.AntisymmetricForced)(
+        one_way, COST, INPUTS, TARGETS
+    )
     assert compare(biased, truth)[0] < 0.95
     assert compare(exact, truth)[1] < 1e-4
     # Not even the sign of a hidden weight's gradient is measured: nothing flows back.

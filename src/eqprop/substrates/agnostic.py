@@ -89,4 +89,3 @@ class Agnostic(System):
         """
         knobs = jax.tree.map(lambda u, wanted, found: u + wanted - found, self.knobs, parameters, state[1])
         return eqx.tree_at(lambda s: s.knobs, self, knobs)
-

@@ -53,7 +53,9 @@ class QuantumPhaseRecipe(Recipe):
     def build(self, config, key):
         """The experiment."""
         system = sensor(self.matter, self.sensors, key)
-        solver = Lanczos(krylov=self.krylov, rtol=self.rtol, atol=self.rtol) if self.solver == "lanczos" else DenseEigen()
+        solver = (
+            Lanczos(krylov=self.krylov, rtol=self.rtol, atol=self.rtol) if self.solver == "lanczos" else DenseEigen()
+        )
         random = np.random.default_rng(config.seed)
         # Held-out Hamiltonians come from draws of their own.
         train, test = (
