@@ -1,4 +1,4 @@
-"""Few-shot regression: from 12 pixels of a handwritten digit to all 64, with a learned start and a learned pull of each weight.
+"""Few-shot regression: from 12 pixels of a handwritten digit to all 64, by a learned start and pull of each weight.
 
 The learner fits the cosine spectrum of one image to the pixels it sees; its task is one image. What is learned across
 tasks is where the spectrum starts and how strongly each coefficient is held there.

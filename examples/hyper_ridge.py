@@ -1,4 +1,4 @@
-"""The strength of ridge regularisation descends the validation error, the learner being run again under a weak nudge."""
+"""The strength of ridge regularisation descends the validation error, the learner run again under a weak nudge."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ def main(folder: Path) -> float:
         visited.append((float(system.hyper["log_strength"][0]), float(estimate.value)))
         update, state = optimiser.update(estimate.gradient.hyper, state)
         system = eqx.tree_at(
-            lambda s: s.hyper, system, jax.tree.map(lambda h, u: h + u * 0.98**step, system.hyper, update)
+            lambda s: s.hyper, system, jax.tree.map(lambda h, u, k=step: h + u * 0.98**k, system.hyper, update)
         )
     grid = np.linspace(-4, 4, 801)
     curve = np.array([validation_error(strength, train, validation) for strength in grid])

@@ -1,11 +1,10 @@
-"""A sensor spin learns to tell the phase of a ring of four spins, by nudging it and measuring the terms of its couplings."""
+"""A sensor spin learns the phase of a ring of four spins, by nudging it and measuring the terms of its couplings."""
 
 import sys
 from pathlib import Path
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax

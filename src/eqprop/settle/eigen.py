@@ -4,12 +4,13 @@ r"""Eigenstates as equilibria: systems whose energy is the Rayleigh quotient of 
 * `Lanczos`: the same, matrix-free: H is only applied. Restarted until $\lVert H\psi - E\psi\rVert$ is small.
 * `ThermalEigen`: the thermal state $\rho = e^{-H/T}/Z$, as its purification $\rho^{1/2}$.
 
-H itself is read off the energy, $H\psi = \tfrac12\nabla E(\psi) + E\psi$ at unit norm, so a nudged system is solved as the
-free one is: a force on expectation values is a term of the Hamiltonian. A cost of expectation values that is *not* linear
-(`CostNudged`) is linearised at the state and solved again until it stands still.
+H itself is read off the energy, $H\psi = \tfrac12\nabla E(\psi) + E\psi$ at unit norm, so a nudged system is solved
+as the free one is: a force on expectation values is a term of the Hamiltonian. A cost of expectation values that is
+*not* linear (`CostNudged`) is linearised at the state and solved again until it stands still.
 
 A level is an isolated stationary point only if no other level shares its energy: degenerate states are refused, as
-`RESULT.singular`. Nudged phases keep to the level that overlaps most with the free state; beta must stay well below the gap.
+`RESULT.singular`. Nudged phases keep to the level that overlaps most with the free state; beta must stay well below
+the gap.
 
 Source:
     C. Lanczos, An iteration method for the solution of the eigenvalue problem, 1950. B. N. Parlett, The symmetric
@@ -137,8 +138,8 @@ class ThermalEigen(Solver):
     r"""The thermal state $e^{-H/T}/Z$ of a dense Hamiltonian; its state is the purification $\rho^{1/2}$, a matrix.
 
     It is the minimum of the free energy $\mathrm{Tr}\,\rho H + T\,\mathrm{Tr}\,\rho\log\rho$, so the contrast of nudged
-    phases is exact in the limit of weak nudges. The covariance formula of *classical* Boltzmann distributions is not: H and
-    the observables do not commute.
+    phases is exact in the limit of weak nudges. The covariance formula of *classical* Boltzmann distributions is not:
+    H and the observables do not commute.
     """
 
     temperature: Float[Array, ""] = eqx.field(converter=jnp.asarray)
@@ -146,7 +147,8 @@ class ThermalEigen(Solver):
     def __check_init__(self):
         if not isinstance(self.temperature, jax.core.Tracer) and not self.temperature > 0:
             raise ValueError(
-                f"`ThermalEigen.temperature` must be positive; got {self.temperature}. For temperature 0 use `DenseEigen`."
+                f"`ThermalEigen.temperature` must be positive; got {self.temperature}. For temperature 0 use "
+                f"`DenseEigen`."
             )
 
     def solve(self, system, inputs, start, *, free, key):
@@ -180,7 +182,7 @@ def _purified(state):
 
 
 def _linearised(system: System, state: Array) -> System:
-    """The system itself; a cost nudge replaced by the force it exerts at `state`, which is a term of the Hamiltonian."""
+    """The system itself; a cost nudge replaced by its force at `state`, which is a term of the Hamiltonian."""
     if not isinstance(system, CostNudged):
         return system
     here = Equilibrium(state, RESULT.settled, jnp.zeros((), real_dtype(state)), jnp.zeros((), jnp.int32))
@@ -211,10 +213,7 @@ def _self_consistent(solver, system, inputs, start, free, lowest) -> Eigenstate:
 
     def solve(state, steps):
         values, vectors, steps = lowest(_linearised(system, state), state, steps)
-        if free is None:
-            chosen = jnp.asarray(level)
-        else:
-            chosen = jnp.argmax(jnp.abs(vectors @ free.restart))
+        chosen = jnp.asarray(level) if free is None else jnp.argmax(jnp.abs(vectors @ free.restart))
         # The sign of an eigenvector means nothing: take the one nearest to the state before.
         vector = vectors[chosen]
         vector = jnp.where(jnp.dot(vector, state) < 0, -vector, vector)
@@ -310,7 +309,7 @@ def _restarted(apply, begin, found, solver, precise, value_only):
 
 
 def _lanczos(apply, start, found, count):
-    """One Krylov space from `start`: lowest Ritz value and vector, its residual, the next value's distance, the scale."""
+    """One Krylov space from `start`: lowest Ritz value and vector, residual, distance to the next value, scale."""
     size = start.shape[0]
     count = min(count, size - found.shape[0])
 

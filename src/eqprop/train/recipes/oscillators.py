@@ -16,7 +16,7 @@ __all__ = ["OscillatorRecipe"]
 
 
 class OscillatorRecipe(Recipe):
-    """XY oscillators in layers; outputs turned one way for the example's class and the other way for the rest, 0 undecided."""
+    """XY oscillators in layers; outputs turn one way for the example's class and the other way for the rest."""
 
     kind: Literal["oscillators"] = "oscillators"
     hidden: list[PositiveInt] = [100]
