@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from eqprop.cli import check, data, doctor, predict, report, train
+from eqprop.cli import check, data, doctor, gdu, predict, report, spice, train
 
 __all__ = ["app", "main"]
 
@@ -34,8 +34,10 @@ app.command("train")(train.train)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)
 app.command("check")(check.check)
+app.command("gdu")(gdu.gdu)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
+app.add_typer(spice.app, name="spice")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,6 +43,7 @@ def _data_lines():
     import importlib.util
 
     from eqprop.train.data import KNOWN, find
+    from eqprop.train.data.ts import SERIES, find_series
 
     for name, entry in KNOWN.items():
         if entry.files:
@@ -51,6 +52,9 @@ def _data_lines():
         else:
             found = "comes with scikit-learn" if importlib.util.find_spec("sklearn") else None
         yield f"{name:<14} {found or f'missing; bring it: {entry.bring}'}"
+    for name in SERIES:
+        folder = find_series(name)
+        yield f"{name:<14} {f'in {folder}' if folder else f'missing; bring it: `eqprop data fetch {name}`'}"
 
 
 def _program(name, candidates, purpose, command):

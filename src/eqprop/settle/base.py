@@ -30,6 +30,9 @@ class Solver(eqx.Module):
     host: ClassVar[bool] = False
     """Whether the solver runs outside JAX (a simulator process, a bench) and must not be traced."""
 
+    stochastic: ClassVar[bool] = False
+    """Whether the solver draws samples: it needs a key, and its phases share their noise only if they share that."""
+
     @abc.abstractmethod
     def solve(
         self,
@@ -131,7 +134,8 @@ def settle(
     """
     if start is None:
         start = system.initial_state(inputs) if free is None else free.restart
-    check_energy(system, start, inputs)
+    # A sampler may start from many states at once.
+    check_energy(system, system.initial_state(inputs) if solver.stochastic else start, inputs)
     if solver.host:
         equilibrium = solver.solve(system, inputs, start, free=free, key=key)
     else:

@@ -172,15 +172,21 @@ class BlockDescent(IterativeSolver):
             target = block_minimiser(system, inputs, state, index, mask, self.newton_steps)
             move = masked(mask, jax.tree.map(jnp.subtract, target, state))
             squares = squares + sum(jnp.sum(c**2) for c in jax.tree.leaves(move))
-            state = jax.tree.map(
-                lambda s, c: s if c is None else s + omega * c, state, move, is_leaf=lambda x: x is None
+            moved = project(
+                system, jax.tree.map(lambda s, c: s if c is None else s + omega * c, state, move, is_leaf=_is_none)
             )
-            state = project(system, state)
+            # Leaves outside the block stay the same arrays, not projected ones: what the next block computes of them
+            # (a convolution) is then seen to be the same, and computed once.
+            state = jax.tree.map(lambda c, s, m: s if c is None else m, move, state, moved, is_leaf=_is_none)
         # The choice of omega is no part of the mathematics: reverse-mode through the sweeps must not see it.
         change = jax.lax.stop_gradient(jnp.sqrt(squares / size))
         if self.relaxation is None:
             omega = jax.lax.stop_gradient(_young(omega, change, before))
         return state, distance(change, before), (omega, change)
+
+
+def _is_none(node):
+    return node is None
 
 
 def distance(change: Float[Array, ""], before: Float[Array, ""]) -> Float[Array, ""]:

@@ -1,7 +1,7 @@
 r"""Spring networks and flow networks: the simplest physics that learns.
 
-* Springs: $E(r) = \sum_e \tfrac12 k_e(\ell_e - \ell^0_e)^2$ in joules; nodes are pinned, driven (their displacement is the
-  input) or free.
+* Springs: $E(r) = \sum_e \tfrac12 k_e(\ell_e - \ell^0_e)^2$ in joules; nodes are pinned, driven (their displacement is
+  the input) or free.
 * Flow: $E(p) = \sum_e \tfrac12 k_e(p_i - p_j)^2$, half the dissipated power; pressures at driven nodes are the input.
 
 Springs are not convex in the positions (they buckle), and a network that is not held has zero modes: Newton's method

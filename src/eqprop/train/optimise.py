@@ -1,6 +1,6 @@
 r"""Updates: optax transformations built from settings.
 
-The chain is: clip the whole gradient's norm, the rule (plain, momentum, Adam), a rate for each parameter times the
+The chain is: clip the whole gradient's norm, add weight decay, the rule (plain, momentum, Adam), a rate for each parameter times the
 schedule, and last the projection into bounds. Rates live in the optimiser's state as arrays, so that another rate
 compiles nothing anew.
 
@@ -62,6 +62,8 @@ class OptimiserSettings(Settings):
     """Adam: decay of the second moment."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of a whole gradient."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Added to the gradient for each unit of a parameter, before the rule."""
     bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
     """Bounds of parameters, by name or pattern: `{"conductance" = [0.0, inf]}`."""
     schedule: ScheduleSettings = ScheduleSettings()
@@ -86,6 +88,7 @@ class OptimiserSettings(Settings):
             "adam": lambda: optax.scale_by_adam(self.momentum, self.second_moment),
         }
         steps = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        steps += [] if self.weight_decay == 0 else [optax.add_decayed_weights(self.weight_decay)]
         steps += [rules[self.kind](), scale_by_rates(self._rate, self.schedule.build(steps_per_epoch, epochs))]
         steps += [bounded(low, high, pattern) for pattern, (low, high) in self.bounds.items()]
         return optax.chain(*steps)

@@ -10,8 +10,10 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from eqprop.train.data.fetch_series import fetch_series
 from eqprop.train.data.idx import read_idx
 from eqprop.train.data.sets import File, KnownSet, data_folder, known
+from eqprop.train.data.ts import SERIES
 
 __all__ = ["fetch"]
 
@@ -34,7 +36,8 @@ def fetch(
     given its name, so that an interruption leaves either the right file or none.
 
     Args:
-        name: A known set that has files: "mnist", "fashion-mnist".
+        name: A known set that has files: "mnist", "fashion-mnist"; or time series, "italy-power" say, which pip
+            brings inside the package aeon.
         folder: Where to put them; by default a folder of the set's name in `$EQPROP_DATA` or the user's
             data folder, where `load` finds it.
         mirrors: Addresses of folders that hold the files as gzip, tried in order; by default the known ones.
@@ -49,6 +52,8 @@ def fetch(
         ConnectionError: if no mirror gave a file with the right content; the message says what each did.
         OSError: if the folder cannot be written to, or the disk is full.
     """
+    if name in SERIES:
+        return fetch_series(name, folder)
     entry = known(name)
     if not entry.files:
         raise ValueError(f"There is nothing to fetch for {name!r}: {entry.bring}.")

@@ -5,14 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
+from eqprop.train.data.cifar import load_cifar
 from eqprop.train.data.dataset import Dataset
 from eqprop.train.data.idx import read_idx
 from eqprop.train.data.sets import KnownSet, find, known, missing
 from eqprop.train.data.split import stratified_split
+from eqprop.train.data.ts import SERIES, find_series, load_series, missing_series
 
 __all__ = ["load"]
 
 _DIGITS_HELD_OUT = 360
+_LENGTHS = {"japanese-vowels": 25}
+"""Sets whose series differ in length, and what they are brought to."""
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -24,6 +28,11 @@ def load(name: str | Path) -> Dataset:
     * `"mnist"`, `"fashion-mnist"`: 60,000 and 10,000 pictures of 28 x 28 pixels, divided by 255, as their
       authors split them. Looked for in the places that `eqprop.train.data.sets` lists; every file is
       checked against its checksum.
+    * `"cifar10"`: 50,000 and 10,000 pictures of 32 x 32 pixels in three colours, divided by 255, from the binary or
+      Python batches in the user's own folder.
+    * `"italy-power"`, `"gunpoint"` and the other names of `eqprop.train.data.ts.SERIES`: time series,
+      [sample, channel], as the UCR and UEA archives split them.
+    * A path that ends in `_TRAIN.ts`, with its `_TEST.ts` beside it: a set of your own in that format.
     * A path that ends in `.npz`: arrays `x_train`, `y_train`, `x_test`, `y_test` with one example per row.
       Whole-number inputs of 8 bits are divided by 255, others are taken as they are. The labels are
       integers from 0; there are as many classes as the largest training label says, or as an integer
@@ -41,6 +50,15 @@ def load(name: str | Path) -> Dataset:
     """
     if str(name).endswith(".npz"):
         return _load_npz(Path(name))
+    if str(name) == "cifar10":
+        return load_cifar()
+    if str(name).endswith("_TRAIN.ts"):
+        return load_series(Path(name).parent, Path(name).name.removesuffix("_TRAIN.ts"))
+    if str(name) in SERIES:
+        folder = find_series(str(name))
+        if folder is None:
+            raise missing_series(str(name))
+        return load_series(folder, SERIES[str(name)], length=_LENGTHS.get(str(name)))
     entry = known(str(name))
     return _load_idx(entry) if entry.files else _load_digits(entry)
 

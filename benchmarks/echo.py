@@ -1,0 +1,123 @@
+"""What an echo costs: time against a forward run and against backpropagation through time, memory against length.
+
+    python benchmarks/echo.py [--plot echo.svg]
+
+Prints JSON. Times are medians of repeats, taken in turns; memory is the compiled program's own temporary memory, inputs
+and outputs excluded.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eqprop.cost import CrossEntropy
+from eqprop.gradient.echo import BackpropagationThroughTime, EchoPropagation
+from eqprop.gradient.stencil import one_sided, symmetric
+from eqprop.motion import Pooled
+from eqprop.settle.echo import run
+from eqprop.substrates.trajectory import RecurrentHamiltonian
+
+LENGTHS = (100, 1_000, 10_000, 100_000)
+
+
+def task(samples, batch=32, units=64):
+    """A recurrent network under constant memory of inputs: channels of noise, ten classes."""
+    system = RecurrentHamiltonian(4, units, 10, key=jax.random.key(0), window=Pooled(4, last=True))
+    inputs = 0.3 * jax.random.normal(jax.random.key(1), (batch, samples, 4))
+    return system, inputs, jax.random.randint(jax.random.key(2), (batch,), 0, 10)
+
+
+def forward(system, inputs):
+    """The free run alone."""
+    drive, begin = jax.vmap(system.drive)(inputs), jax.vmap(system.begin)(inputs)
+    return jax.vmap(system.readout)(run(system, drive, inputs.shape[1], begin).features)
+
+
+def programs():
+    """Name to a function of (system, inputs, labels) that gives arrays only."""
+
+    def gradient(estimator):
+        def call(system, inputs, labels):
+            estimate = estimator(system, CrossEntropy(), inputs, labels)
+            return eqx.filter(estimate.gradient, eqx.is_inexact_array), estimate.value
+
+        return call
+
+    return {
+        "forward": lambda system, inputs, labels: forward(system, inputs),
+        "symmetric echo": gradient(EchoPropagation(symmetric(3e-3), normalised=True)),
+        "one-sided echo": gradient(EchoPropagation(one_sided(3e-3), normalised=True)),
+        "backpropagation": gradient(BackpropagationThroughTime()),
+    }
+
+
+def times(samples=200, repeats=25):
+    """Median seconds of each program, the programs taken in turns."""
+    arguments = task(samples)
+    compiled = {name: eqx.filter_jit(program) for name, program in programs().items()}
+    for program in compiled.values():
+        jax.block_until_ready(program(*arguments))
+    taken = {name: [] for name in compiled}
+    for _ in range(repeats):
+        for name, program in compiled.items():
+            began = time.perf_counter()
+            jax.block_until_ready(program(*arguments))
+            taken[name].append(time.perf_counter() - began)
+    return {name: float(np.median(each)) for name, each in taken.items()}
+
+
+def memory(samples, batch=2, units=16):
+    """Temporary bytes of each program."""
+    system, inputs, labels = task(samples, batch, units)
+    parameters, rest = eqx.partition(system, eqx.is_inexact_array)
+    found = {}
+    for name, program in programs().items():
+        lowered = jax.jit(lambda p, x, y, program=program: program(eqx.combine(p, rest), x, y)).lower(
+            parameters, inputs, labels
+        )
+        found[name] = int(lowered.compile().memory_analysis().temp_size_in_bytes)
+    return found
+
+
+def plot(results, path):
+    """Memory against length."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5, 3.4), layout="constrained")
+    for name, marker in (("symmetric echo", "o"), ("backpropagation", "s")):
+        axes.loglog(LENGTHS, [results["memory"][str(n)][name] for n in LENGTHS], marker=marker, label=name)
+    axes.set_xlabel("samples in the run")
+    axes.set_ylabel("memory besides inputs and outputs [bytes]")
+    axes.legend()
+    figure.savefig(path)
+
+
+def main():
+    """Measure, print, plot."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--plot", help="where to draw memory against length")
+    options = parser.parse_args()
+    taken = times()
+    results = {
+        "machine": {"processors": os.cpu_count(), "system": platform.machine(), "jax": jax.__version__},
+        "seconds": taken,
+        "forward runs": {name: each / taken["forward"] for name, each in taken.items()},
+        "memory": {str(samples): memory(samples) for samples in LENGTHS},
+    }
+    print(json.dumps(results, indent=1))
+    if options.plot:
+        plot(results, options.plot)
+
+
+if __name__ == "__main__":
+    main()

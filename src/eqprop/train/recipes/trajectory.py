@@ -1,0 +1,70 @@
+"""Recurrent Hamiltonian networks that classify sequences."""
+
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from eqprop.cost import CrossEntropy
+from eqprop.gradient.echo import BackpropagationThroughTime, EchoPropagation
+from eqprop.gradient.stencil import one_sided, symmetric
+from eqprop.motion import Pooled
+from eqprop.substrates.trajectory import RecurrentHamiltonian, recurrent_stack
+from eqprop.train.experiment import classification, load_data
+from eqprop.train.recipes.base import Recipe
+
+__all__ = ["TrajectoryRecipe"]
+
+
+class TrajectoryRecipe(Recipe):
+    """Coupled oscillators, driven by the sequence; a linear readout of their positions, pooled over time.
+
+    Data sets whose examples are [sample, channel] are taken as they are; pictures are read row by row.
+    """
+
+    kind: Literal["trajectory"]
+    units: list[PositiveInt] = [32]
+    """Oscillators of each block; more than one block makes a stack."""
+    pools: NonNegativeInt = 10
+    """Stretches of the run over which positions are averaged, besides the last position."""
+    step: PositiveFloat = 0.5
+    """Time step."""
+    substeps: PositiveInt = 1
+    """Leapfrog steps for each sample."""
+    lowest: PositiveFloat = 0.05
+    """Lowest frequency of the oscillators, at the start."""
+    highest: PositiveFloat = 1.0
+    """Highest frequency."""
+    coupling: PositiveFloat = 0.5
+    """Scale of the recurrent weights, at the start."""
+    gain: PositiveFloat = 1.0
+    """Scale of the input weights, at the start."""
+    estimator: Literal["echo", "one_sided_echo", "backpropagation"] = "echo"
+    """Echo propagation, or the reference that stores the run."""
+    beta: PositiveFloat = 0.03
+    """Nudging strength, for a force of unit norm. About 0.03 in float32, 1e-4 in float64."""
+
+    def build(self, config, key):
+        """The experiment."""
+        data = load_data(config)
+        channels = data.shape[1] if len(data.shape) > 1 else 1
+        window = Pooled(self.pools, last=True)
+        shared = {
+            "key": key,
+            "window": window,
+            "step": self.step,
+            "frequencies": (self.lowest, self.highest),
+            "substeps": self.substeps,
+            "coupling": self.coupling,
+            "gain": self.gain,
+        }
+        if len(self.units) == 1:
+            system = RecurrentHamiltonian(channels, self.units[0], data.classes, **shared)
+        else:
+            system = recurrent_stack(channels, tuple(self.units), data.classes, **shared)
+        return classification(config, system, CrossEntropy(), self._estimator(), one_hot=False, flatten=False)
+
+    def _estimator(self):
+        if self.estimator == "backpropagation":
+            return BackpropagationThroughTime()
+        rule = symmetric if self.estimator == "echo" else one_sided
+        return EchoPropagation(rule(self.beta), normalised=True)
