@@ -130,7 +130,7 @@ def main():
 
     describe = (
         f"The outputs of a trained network on a handwritten {right}: settling freely it says {wrong}; nudged, the "
-        f"output of {right} rises. At the right, one minus the cosine between estimated and exact gradient against beta."
+        f"output of {right} rises. At the right, 1 − cosine of estimated and exact gradient against beta."
     )
     svg = drawing(draw, name="settling", describe=describe, size=(10.5, 3.1), decimals=1)
     head = '<svg xmlns="http://www.w3.org/2000/svg" '
