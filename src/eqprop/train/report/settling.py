@@ -144,7 +144,7 @@ def _like(state, beta):
 
 def _number(beta):
     value = complex(beta)
-    return f"{value.real:.3g}" if value.imag == 0 else f"{value.real:.3g} + {value.imag:.3g} i"
+    return f"{value.real:.3g}".replace("-", "−") if value.imag == 0 else f"{value.real:.3g} + {value.imag:.3g} i"
 
 
 def _picture(traces, name, title, caption):
