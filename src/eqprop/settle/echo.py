@@ -89,7 +89,7 @@ def _kicks(system, drive, sample, samples, position, momentum):
 
     if system.substeps == 1:
         return one((position, momentum), 0)[0]
-    return jax.lax.scan(one, (position, momentum), jnp.arange(system.substeps))[0]
+    return jax.lax.scan(one, (position, momentum), jnp.arange(system.substeps, dtype=jnp.int32))[0]
 
 
 def _weights(system, sample, inner, samples, dtype):
@@ -174,7 +174,7 @@ def replay(
         if system.substeps > 1:
             inside = jax.lax.scan(
                 lambda c, inner: (point(c, inner, at, index, False), None),
-                inside, jnp.arange(system.substeps - 1), reverse=True,
+                inside, jnp.arange(system.substeps - 1, dtype=jnp.int32), reverse=True,
             )[0]  # fmt: skip
         return (*inside[:3], index - 1), inside[3]
 
