@@ -5,6 +5,7 @@ Source:
 """
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
-__all__ = ["Cost", "CrossEntropy", "RunningCost", "SquaredError"]
+__all__ = ["Cost", "CrossEntropy", "ErrorRate", "FunctionCost", "PhaseError", "RunningCost", "SquaredError"]
 
 
 class Cost(eqx.Module):
@@ -43,17 +44,24 @@ class CrossEntropy(Cost):
     def __call__(
         self,
         output: Inexact[Array, " label"],
-        targets: Inexact[Array, " label"] | Int[Array, ""],
+        targets: Inexact[Array, "..."] | Int[Array, "..."],
     ) -> Inexact[Array, ""]:
-        if jnp.issubdtype(jnp.asarray(targets).dtype, jnp.integer):
-            if jnp.ndim(targets) != 0:
-                raise ValueError(f"A class index must be a scalar per example; `targets` has shape {jnp.shape(targets)}.")
-            targets = jax.nn.one_hot(targets, output.shape[-1], dtype=output.dtype)
-        if jnp.shape(targets) != jnp.shape(output):
-            raise ValueError(
-                f"`targets` of shape {jnp.shape(targets)} do not fit {output.shape[-1]} labels; give one-hot rows or class indices."
-            )
+        targets = _one_hot(output, targets)
         return jax.nn.logsumexp(output) - jnp.sum(targets * output)
+
+
+class ErrorRate(Cost):
+    r"""Probability of a wrong label, $C = 1 - \langle y, o\rangle$, for a categorical output unit; $y$ as in `CrossEntropy`.
+
+    Linear in the output: a field on one value of the unit.
+    """
+
+    def __call__(
+        self,
+        output: Inexact[Array, " label"],
+        targets: Inexact[Array, "..."] | Int[Array, "..."],
+    ) -> Inexact[Array, ""]:
+        return 1 - jnp.sum(_one_hot(output, targets) * output)
 
 
 class RunningCost(Cost):
@@ -74,10 +82,14 @@ class RunningCost(Cost):
     def __call__(self, output, targets):
         times = jax.tree.leaves(output)[0].shape[0]
         if len(self.weights) not in (1, times):
-            raise ValueError(f"`RunningCost.weights` holds {len(self.weights)} weights for {times} times; give one for each.")
+            raise ValueError(
+                f"`RunningCost.weights` holds {len(self.weights)} weights for {times} times; give one for each."
+            )
         each = jax.vmap(self.cost)(output, targets)
-        return jnp.sum(jnp.asarray(self.weights, each.dtype) * each, axis=0) if len(self.weights) == times else (
-            self.weights[0] * jnp.sum(each)
+        return (
+            jnp.sum(jnp.asarray(self.weights, each.dtype) * each, axis=0)
+            if len(self.weights) == times
+            else (self.weights[0] * jnp.sum(each))
         )
 
     def at(self, time: Int[Array, ""], output: PyTree, targets: PyTree) -> Inexact[Array, ""]:
@@ -86,3 +98,43 @@ class RunningCost(Cost):
         if len(self.weights) == 1:
             return self.weights[0] * value
         return jnp.asarray(self.weights, value.dtype)[time] * value
+
+
+class PhaseError(Cost):
+    r"""$C = \sum_i 1 - \cos(o_i - y_i)$ for outputs that are angles [rad]: the same for $o$ and $o + 2\pi$.
+
+    Half the squared distance for small errors, and bounded on both sides, so that negative nudges are safe.
+    """
+
+    def __call__(self, output, targets):
+        outputs, wanted = jax.tree.leaves(output), jax.tree.leaves(targets)
+        for o, y in zip(outputs, wanted, strict=True):
+            if jnp.shape(o) != jnp.shape(y):
+                raise ValueError(
+                    f"`targets` of shape {jnp.shape(y)} do not fit the output phases of shape {jnp.shape(o)}; "
+                    "give one angle in radians per output."
+                )
+        return sum(jnp.sum(1 - jnp.cos(o - y)) for o, y in zip(outputs, wanted, strict=True))
+
+
+class FunctionCost(Cost):
+    """A cost that is any differentiable function of (output, targets): the validation loss of a learner, say."""
+
+    function: Callable[[PyTree, PyTree], Inexact[Array, ""]] = eqx.field(static=True)
+
+    def __call__(self, output, targets):
+        return self.function(output, targets)
+
+
+def _one_hot(output, targets):
+    """The targets as one-hot rows; class indices are spread."""
+    if jnp.issubdtype(jnp.asarray(targets).dtype, jnp.integer):
+        if jnp.ndim(targets) != 0:
+            raise ValueError(f"A class index must be a scalar per example; `targets` has shape {jnp.shape(targets)}.")
+        targets = jax.nn.one_hot(targets, output.shape[-1], dtype=output.dtype)
+    if jnp.shape(targets) != jnp.shape(output):
+        raise ValueError(
+            f"`targets` of shape {jnp.shape(targets)} do not fit {output.shape[-1]} labels; "
+            "give one-hot rows or class indices."
+        )
+    return targets

@@ -83,7 +83,9 @@ class Pooled(Window):
 
     def start(self, reading, samples):
         if samples < self.pools:
-            raise ValueError(f"`Pooled.pools` is {self.pools}, but the run has only {samples} samples; use fewer pools.")
+            raise ValueError(
+                f"`Pooled.pools` is {self.pools}, but the run has only {samples} samples; use fewer pools."
+            )
         return jnp.zeros((self.rows, *reading.shape), reading.dtype)
 
     def weights(self, sample, samples):

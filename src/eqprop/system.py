@@ -14,28 +14,47 @@ Source:
 
 import abc
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray, PyTree
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import AbstractEquilibrium
 
-__all__ = ["Clamped", "CostNudged", "Forced", "Nudge", "Nudged", "Sum", "System", "project"]
+__all__ = [
+    "Clamped",
+    "Conditionals",
+    "CostNudged",
+    "Edges",
+    "Forced",
+    "GraphSystem",
+    "Nudge",
+    "Nudged",
+    "Sum",
+    "System",
+    "project",
+]
 
 
 class System(eqx.Module):
-    """A scalar function of (state, inputs) for one example; its own inexact JAX arrays are the parameters.
+    """A scalar function of (state, inputs) for one example; its own inexact arrays are the parameters.
 
-    Write `energy` and `initial_state`; the rest has defaults. Constants that are not to be trained are
-    Python numbers, NumPy arrays or static fields: only JAX arrays of floating point are parameters.
+    Write `energy` and `initial_state`; the rest has defaults. Every array of floating point among the fields, JAX's or
+    NumPy's, is a parameter; constants that are not to be trained are Python numbers, or static fields (tuples).
     """
 
     holomorphic: ClassVar[bool] = False
     """Whether `energy` accepts complex states and is analytic in them (no abs, max, clip, conj)."""
+
+    free_vanishes: ClassVar[bool] = False
+    """Whether energy and its parameter-derivative vanish at every free equilibrium: one nudged phase is then enough."""
+
+    discrete: ClassVar[bool] = False
+    """Whether the state takes discrete values only (spins), so that there is no gradient to follow."""
 
     @abc.abstractmethod
     def energy(self, state: PyTree, inputs: PyTree) -> Inexact[Array, ""]:
@@ -77,8 +96,91 @@ class System(eqx.Module):
         del block, state, inputs, force
         return None
 
+    def conditionals(
+        self, inputs: PyTree, nudge: Callable[[PyTree], Inexact[Array, ""]] | None
+    ) -> "Conditionals | None":
+        """How to redraw the state block by block from its Boltzmann distribution, for systems that know it.
+
+        Args:
+            inputs: Inputs of the example.
+            nudge: A further energy, a function of the state through `output`; None for none.
+
+        Returns:
+            The draws, or None (the default) where the conditional distributions have no closed form.
+        """
+        del inputs, nudge
+        return None
+
+    def configurations(self) -> PyTree | None:
+        """Every configuration of a discrete system, leading axis the configuration; None (the default) if continuous."""
+        return None
+
     def __add__(self, other: "System") -> "Sum":
         return Sum((self, other))
+
+
+class Conditionals(NamedTuple):
+    """Draws from conditional Boltzmann distributions: see `System.conditionals`."""
+
+    count: int
+    """How many blocks there are."""
+    noise: Callable[[PRNGKeyArray], PyTree]
+    """The random numbers of one sweep over all blocks."""
+    draw: Callable[[int | Int[Array, ""], PyTree, Inexact[Array, ""], PyTree], PyTree]
+    """`(block, noise, temperature, state)` to the state with that block redrawn given the others."""
+
+
+class Edges(NamedTuple):
+    r"""Which units each edge joins: its extension is $u = g_t s_t - g_h s_h$ plus what the inputs add.
+
+    Unit -1 is none (a wall, a source). NumPy arrays, of one length.
+    """
+
+    tail: Int[np.ndarray, " edge"]
+    head: Int[np.ndarray, " edge"]
+    tail_gain: Float[np.ndarray, " edge"]
+    head_gain: Float[np.ndarray, " edge"]
+
+
+class GraphSystem(System):
+    r"""A system on a graph: a quadratic energy plus a function of each further edge's extension,
+
+    $$E(s, x) = Q(s, x) + \sum_e \varphi_e(u_e), \qquad u = \text{affine in } s,$$
+
+    where $Q$ too couples units along edges only. The second derivative is a weighted graph Laplacian with a constant
+    part, which a solver assembles once, and one number for each further edge. The state is one vector of units.
+    """
+
+    @abc.abstractmethod
+    def quadratic(self, state: Inexact[Array, " unit"], inputs: PyTree) -> Inexact[Array, ""]:
+        """$Q$, quadratic in the state."""
+
+    @abc.abstractmethod
+    def edges(self) -> tuple[Edges, Edges]:
+        """The edges of $Q$, and the further ones; static structure."""
+
+    @abc.abstractmethod
+    def quadratic_stiffness(self) -> Inexact[Array, " edge"]:
+        """Second derivative of $Q$ in the extension of each of its edges."""
+
+    @abc.abstractmethod
+    def extension(self, state: Inexact[Array, " unit"], inputs: PyTree) -> Inexact[Array, " edge"]:
+        """Extensions $u$ of the further edges."""
+
+    @abc.abstractmethod
+    def edge_energy(self, extension: Inexact[Array, " edge"]) -> Inexact[Array, " edge"]:
+        r"""$\varphi_e(u_e)$."""
+
+    @abc.abstractmethod
+    def tension(self, extension: Inexact[Array, " edge"]) -> Inexact[Array, " edge"]:
+        r"""$\varphi_e'(u_e)$."""
+
+    @abc.abstractmethod
+    def stiffness(self, extension: Inexact[Array, " edge"]) -> Inexact[Array, " edge"]:
+        r"""$\varphi_e''(u_e)$."""
+
+    def energy(self, state, inputs):
+        return self.quadratic(state, inputs) + jnp.sum(self.edge_energy(self.extension(state, inputs)))
 
 
 class Sum(System):
@@ -101,6 +203,11 @@ class Sum(System):
 
     def output(self, state):
         return self.terms[0].output(state)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether any term is."""
+        return any(term.discrete for term in self.terms)
 
     def bounds(self):
         declared = [bounds for term in self.terms if (bounds := term.bounds()) is not None]
@@ -140,6 +247,22 @@ class Nudged(System):
     def blocks(self):
         return self.system.blocks()
 
+    @property
+    def discrete(self) -> bool:
+        """As the system."""
+        return self.system.discrete
+
+    def conditionals(self, inputs, nudge):
+        both = self.nudge_energy if nudge is None else lambda state: self.nudge_energy(state) + nudge(state)
+        return self.system.conditionals(inputs, both)
+
+    def configurations(self):
+        return self.system.configurations()
+
+    def loss(self, cost: Cost, targets: PyTree, phase: AbstractEquilibrium) -> Inexact[Array, ""]:
+        """The loss whose gradient this kind of nudge estimates: the expected cost."""
+        return phase.expect(lambda state: cost(self.output(state), targets))
+
 
 Nudge = Callable[[System, Cost, PyTree, AbstractEquilibrium, Inexact[Array, ""]], Nudged]
 """`(system, cost, targets, free, beta)` to the nudged system; `Forced` and `CostNudged` are two."""
@@ -174,6 +297,10 @@ class Forced(Nudged):
 
     def minimise_block(self, block, state, inputs, force):
         return self.system.minimise_block(block, state, inputs, _add(force, self.force(state)))
+
+    def loss(self, cost, targets, phase):
+        """The cost of the expected output: a constant force sees no further into an ensemble."""
+        return cost(phase.expect(self.output), targets)
 
 
 class CostNudged(Nudged):
@@ -230,7 +357,9 @@ class Clamped(Nudged):
         marks = pull_back(jax.tree.map(jnp.ones_like, read))[0]
         # For outputs that are coordinates of the state, reading what was pulled back returns it.
         again = system.output(values)
-        gap = sum(jnp.sum(jnp.abs(a - b)) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(outputs), strict=True))
+        gap = sum(
+            jnp.sum(jnp.abs(a - b)) for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(outputs), strict=True)
+        )
         size = sum(jnp.sum(jnp.abs(a)) for a in jax.tree.leaves(outputs))
         values = eqx.error_if(
             values,
@@ -260,6 +389,12 @@ class Clamped(Nudged):
     def minimise_block(self, block, state, inputs, force):
         free = self.system.minimise_block(block, state, inputs, force)
         return None if free is None else project(self, free)
+
+    def conditionals(self, inputs, nudge):
+        free = self.system.conditionals(inputs, nudge)
+        if free is None:
+            return None
+        return Conditionals(free.count, free.noise, lambda *arguments: project(self, free.draw(*arguments)))
 
 
 def project(system: System, state: PyTree) -> PyTree:

@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-from eqprop.cli import check, data, doctor, predict, report, train
+from eqprop.cli import check, data, doctor, gdu, predict, report, spice, train
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="eqprop",
-    help="Equilibrium propagation: train any physical system that minimises a scalar. Begin with `eqprop train digits`.",
+    help="Train any physical system that minimises a scalar, by its equilibria. Begin with `eqprop train digits`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,8 +34,10 @@ app.command("train")(train.train)
 app.command("predict")(predict.predict)
 app.command("report")(report.report)
 app.command("check")(check.check)
+app.command("gdu")(gdu.gdu)
 app.command("doctor")(doctor.doctor)
 app.add_typer(data.app, name="data")
+app.add_typer(spice.app, name="spice")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)
         return 130
-    except Exception as error:  # noqa: BLE001 (the outermost frame: every failure becomes one message)
+    except Exception as error:
         if debug:
             traceback.print_exc()
         typer.echo(f"Error: {_message(error)}", err=True)

@@ -35,7 +35,8 @@ def check(
 
     if isinstance(found, type) or not (isinstance(found, System) or callable(found)):
         raise ValueError(
-            f"`{what}` is {found if isinstance(found, type) else type(found).__name__}; point at a System instance, or at a "
+            f"`{what}` is {found if isinstance(found, type) else type(found).__name__}; point at a System "
+            f"instance, or at a "
             "function that returns (system, cost, inputs, targets) or (system, cost, inputs, targets, propagate)."
         )
     parts = (found,) if isinstance(found, System) else found()
@@ -86,10 +87,15 @@ def _show(name, result):
             table.add_row(trial.name, "does not apply", "", "", trial.problem[:60])
             continue
         same = "-" if trial.settled < 1 else ("yes" if trial.distance < 1e-3 else f"no ({trial.distance:.0e})")
-        table.add_row(trial.name, f"{100 * trial.settled:.0f} %", f"{trial.steps:.0f}", f"{1e3 * trial.seconds:.2f} ms", same)
+        table.add_row(
+            trial.name, f"{100 * trial.settled:.0f} %", f"{trial.steps:.0f}", f"{1e3 * trial.seconds:.2f} ms", same
+        )
     console.print(table)
     if result.certificate is not None:
-        console.print(f"coupling: asymmetry {result.asymmetry:.1e} ({'reciprocal' if result.asymmetry < 1e-5 else 'NOT reciprocal'})")
+        console.print(
+            f"coupling: asymmetry {result.asymmetry:.1e} "
+            f"({'reciprocal' if result.asymmetry < 1e-5 else 'NOT reciprocal'})"
+        )
         _show_certificate(console, result.certificate)
     for warning in result.warnings:
         console.print(f"warning: {warning}")

@@ -15,7 +15,11 @@ def _data() -> None:
 
 
 @app.command("fetch")
-def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="mnist, fashion-mnist, or time series: italy-power, gunpoint, ...")]) -> None:
+def fetch(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="mnist, fashion-mnist, or time series: italy-power, gunpoint, ...")
+    ],
+) -> None:
     """Download a data set, verify its checksums and store it."""
     from eqprop.train.data import fetch as fetch_data
 

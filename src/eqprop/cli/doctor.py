@@ -29,7 +29,14 @@ def doctor() -> None:
         typer.echo(line)
     typer.echo("")
     typer.echo(_program("ngspice", ("ngspice",), "circuits in a simulator", "sudo apt-get install ngspice libngspice0"))
-    typer.echo(_program("chromium", ("chromium", "chromium-browser", "google-chrome"), "tests of reports", "sudo apt-get install chromium"))
+    typer.echo(
+        _program(
+            "chromium",
+            ("chromium", "chromium-browser", "google-chrome"),
+            "tests of reports",
+            "sudo apt-get install chromium",
+        )
+    )
 
 
 def _data_lines():

@@ -32,7 +32,12 @@ class TrainingProgress:
         self.console = Console(highlight=False, soft_wrap=True)
         self.bar = None
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[pace]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[pace]}"),
+            )
             self.bar = Progress(*columns, console=self.console, transient=True)
             self.task = self.bar.add_task("compiling", total=None, pace="")
         self.first = None
@@ -74,7 +79,7 @@ class TrainingProgress:
             self.line_at = now
 
 
-def epoch_line(metrics: dict[str, float], epochs: int) -> str:
+def epoch_line(metrics: dict[str, float | int], epochs: int) -> str:
     """One epoch in one line."""
     parts = [f"epoch {metrics['epoch']:>{len(str(epochs))}}/{epochs}"]
     for name, label in (("train_error", "train error"), ("test_error", "test error")):

@@ -14,10 +14,12 @@ __all__ = ["train"]
 
 def train(
     config: Annotated[
-        str | None, typer.Argument(metavar="NAME|CONFIG.toml", help="A preset such as `digits`, or a configuration file.")
+        str | None,
+        typer.Argument(metavar="NAME|CONFIG.toml", help="A preset such as `digits`, or a configuration file."),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: `optimiser.learning_rate=0.1`.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: `optimiser.learning_rate=0.1`."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Train so many seeds, one after the other.")] = 1,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue a run folder.")] = None,
@@ -70,7 +72,7 @@ def _train_one(folder, experiment):
     settings = Run(folder).config
     asked = []
 
-    def interrupt(number, frame):
+    def interrupt(number, _frame):
         if asked:
             raise KeyboardInterrupt
         asked.append(number)

@@ -2,8 +2,8 @@ r"""Certificates: an estimator held against the truth, on the system and the dat
 
 A certificate asks, in this order: did the free phase reach a stationary point (found anew by Newton's method); did the
 nudged phases settle, on the free state's branch; does the gradient agree with implicit differentiation, parameter by
-parameter; and does its error fall with the nudging strength as the stencil's order says. An error at the rounding floor is
-exact, and no order is then asked for.
+parameter; and does its error fall with the nudging strength as the stencil's order says. An error at the rounding floor
+is exact, and no order is then asked for.
 
 Source:
     B. Scellier, A deep learning theory for neural networks grounded in physics, 2021, sections 2.2 and 2.3.
@@ -47,6 +47,8 @@ class Certificate:
     """The order that the stencil declares."""
     exact: bool
     """Whether the error is at the rounding floor."""
+    floor: float
+    """Relative error that rounding alone leaves at `beta`."""
     parameters: dict[str, tuple[float, float]]
     """Cosine and relative error of each parameter, by its path in the system."""
     betas: tuple[float, ...]
@@ -134,18 +136,20 @@ def certify(
     if isinstance(propagate, EquilibriumPropagation):
         declared = propagate.stencil.order
         beta = float(jnp.max(jnp.abs(propagate.stencil.draw(_any_key(key)).nodes)))
-        off_branch = _off_branch(propagate, system, cost, inputs, targets, estimate, key)
+        linear_solver = truth.linear_solver if isinstance(truth, ImplicitDifferentiation) else None
+        off_branch = _off_branch(propagate, system, cost, inputs, targets, estimate, key, linear_solver)
         betas, cosines, errors = _sweep(propagate, system, cost, inputs, targets, reference, key)
     floor = _floor(reference, beta)
     exact = error <= floor
     order = None if exact else _order(betas, errors, floor)
-    reasons = _reasons(unsettled, drift, off_branch, cosine, error, tolerance, betas, errors, beta, both, estimate)
+    reasons = _reasons(unsettled, drift, off_branch, cosine, error, tolerance, betas, errors, beta, both)
     return Certificate(
         cosine=cosine,
         relative_error=error,
         order=order,
         declared_order=declared,
         exact=exact,
+        floor=floor,
         parameters=_by_parameter(estimate.gradient, reference.gradient),
         betas=betas,
         errors=errors,
@@ -204,7 +208,7 @@ def _drift(estimate, reference):
     return moved / max(float(rms(theirs)), 1e-3) if np.isfinite(moved) else float("inf")
 
 
-def _off_branch(propagate, system, cost, inputs, targets, estimate, key):
+def _off_branch(propagate, system, cost, inputs, targets, estimate, key, linear_solver):
     """Fraction of nudged phases further from the linear response than half of it."""
     if not isinstance(estimate.nudged, Equilibrium):
         return 0.0
@@ -213,9 +217,11 @@ def _off_branch(propagate, system, cost, inputs, targets, estimate, key):
 
     def one(example):
         x, y, state = example
-        return response(system, cost, x, y, state)
+        return response(system, cost, x, y, state, linear_solver)
 
-    slope = jax.lax.map(one, (jax.tree.map(jnp.asarray, inputs), jax.tree.map(jnp.asarray, targets), estimate.free.state))
+    slope = jax.lax.map(
+        one, (jax.tree.map(jnp.asarray, inputs), jax.tree.map(jnp.asarray, targets), estimate.free.state)
+    )
 
     def strays(beta, phase):
         predicted = jax.tree.map(lambda v: beta * v, slope)
@@ -224,9 +230,7 @@ def _off_branch(propagate, system, cost, inputs, targets, estimate, key):
         size, noise = jax.vmap(rms)(predicted), estimate.free.residual + phase.residual
         return gap > 0.5 * size + 10 * noise
 
-    lost = [
-        strays(beta, jax.tree.map(lambda leaf, k=k: leaf[k], estimate.nudged)) for k, beta in enumerate(nodes)
-    ]
+    lost = [strays(beta, jax.tree.map(lambda leaf, k=k: leaf[k], estimate.nudged)) for k, beta in enumerate(nodes)]
     return float(np.mean(np.asarray(lost)))
 
 
@@ -272,12 +276,12 @@ def _order(betas, errors, floor):
     return float(slope) if np.max(np.abs(slope * x + offset - y)) < 0.3 else None
 
 
-def _reasons(unsettled, drift, off_branch, cosine, error, tolerance, betas, errors, beta, both, estimate):
+def _reasons(unsettled, drift, off_branch, cosine, error, tolerance, betas, errors, beta, both):
     reasons = []
     if unsettled > 0:
         reasons.append(
-            f"{unsettled:.0%} of the examples did not settle. Raise the solver's `max_steps`, or take a solver that suits "
-            "the system (`Newton` for small ones, `BlockDescent` where blocks are declared)."
+            f"{unsettled:.0%} of the examples did not settle. Raise the solver's `max_steps`, or take a solver that "
+            "suits the system (`Newton` for small ones, `BlockDescent` where blocks are declared)."
         )
     if not both.any():
         return tuple(reasons) or ("No stationary point was found near the free states: is the energy bounded below?",)
@@ -291,12 +295,13 @@ def _reasons(unsettled, drift, off_branch, cosine, error, tolerance, betas, erro
             reasons.append("The gradient points the wrong way: the sign of the nudge, or of the contrast, is flipped.")
         elif off_branch > 0.05:
             reasons.append(
-                f"{off_branch:.0%} of the nudged phases left the branch of the free state, or crossed a kink. Lower beta "
-                "and start nudged phases at the free state."
+                f"{off_branch:.0%} of the nudged phases left the branch of the free state, or crossed a kink. Lower "
+                "beta and start nudged phases at the free state."
             )
         else:
             reasons.append(
-                f"The gradient is wrong: cosine {cosine:.4f}, relative error {error:.2e}, above {tolerance:g}." + _advice(betas, errors, beta, tolerance)
+                f"The gradient is wrong: cosine {cosine:.4f}, relative error {error:.2e}, above {tolerance:g}."
+                + _advice(betas, errors, beta, tolerance)
             )
     return tuple(reasons)
 

@@ -3,8 +3,9 @@ r"""Clamped phases: contrastive Hebbian learning and coupled learning.
 Outputs are held instead of nudged. With $E^c$ the energy of the clamped rest state and $E^0$ of the free one,
 
 * contrastive Hebbian learning descends $E^c - E^0$ with the outputs at their targets;
-* coupled learning descends $(E^c - E^0)/\eta$ with the outputs a fraction $\eta$ of the way there, which for small $\eta$ is
-  $\tfrac12 (o - y)^\top S\,(o - y)$ to first order in $\eta$, with $S$ the stiffness of the system seen from its outputs.
+* coupled learning descends $(E^c - E^0)/\eta$ with the outputs a fraction $\eta$ of the way there. Its gradient is
+  that of $\tfrac12 (o - y)^\top S\,(o - y)$ to first order in $\eta$, with $S$ the stiffness seen from the outputs,
+  held.
 
 Neither is the gradient of the cost; both are kept because laboratories use them.
 
@@ -17,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from eqprop.equilibrium import RESULT
+from eqprop.equilibrium import RESULT, Ensemble
 from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
@@ -70,7 +71,8 @@ def _contrast(solver, system, cost, inputs, targets, start, key, eta):
 
     def clamp(x, y, free, key):
         partway = jax.tree.map(lambda o, t: o + eta.astype(o.dtype) * (t - o), free.expect(system.output), y)
-        held = Clamped(system, partway, free.restart)
+        # Any one state shows which coordinates are outputs; an ensemble restarts from many.
+        held = Clamped(system, partway, system.initial_state(x) if isinstance(free, Ensemble) else free.restart)
         # The free reference makes the tolerance relative to the displacement that clamping causes.
         return solver.solve(held, x, free.restart, free=free, key=key)
 

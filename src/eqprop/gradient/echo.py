@@ -52,7 +52,9 @@ class EchoPropagation(Estimator):
         if isinstance(self.stencil, Stencil) and jnp.iscomplexobj(self.stencil.nodes):
             raise ValueError("`EchoPropagation` runs real motions; give a real stencil, such as `symmetric(1e-4)`.")
         if self.normalised and self.nudge is CostNudged:
-            raise ValueError("`normalised` scales the constant force of `Forced`; a cost's own nudge has no such scale.")
+            raise ValueError(
+                "`normalised` scales the constant force of `Forced`; a cost's own nudge has no such scale."
+            )
 
     @property
     def solver(self) -> Solver:
@@ -322,7 +324,11 @@ def _table(stencil):
 
 def _refusal(system, inputs, estimate, beta):
     """Why nothing is left of a batch, in words."""
-    reason = next(item for item in (RESULT.diverged, RESULT.unstable_step, RESULT.not_retraced) if bool(np.any(estimate.result == item)))
+    reason = next(
+        item
+        for item in (RESULT.diverged, RESULT.unstable_step, RESULT.not_retraced)
+        if bool(np.any(estimate.result == item))
+    )
     text = "No example of the batch gave an honest gradient. " + RESULT[reason]
     if reason != RESULT.not_retraced:
         return text

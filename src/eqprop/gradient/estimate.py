@@ -5,20 +5,30 @@ one reverse pass for the whole batch, never a gradient per example.
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Inexact, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Inexact, Int, Key, PRNGKeyArray, PyTree, UInt32
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import RESULT, AbstractEquilibrium
 from eqprop.settle.base import Solver, check_energy
 from eqprop.system import System
 
-__all__ = ["Estimate", "Estimator", "batch_size", "check_batch", "free_phase", "map_batch", "mean_gradient", "value_and_outputs"]
+__all__ = [
+    "Estimate",
+    "Estimator",
+    "batch_size",
+    "check_batch",
+    "free_phase",
+    "gradient_error",
+    "map_batch",
+    "mean_gradient",
+    "value_and_outputs",
+]
 
 
 class Estimate(eqx.Module):
@@ -36,6 +46,10 @@ class Estimate(eqx.Module):
     """The free phases. [batch]"""
     nudged: AbstractEquilibrium | None
     """The nudged phases, where there are any. [phase, batch]"""
+    standard_error: PyTree | None = None
+    """Standard error of `gradient`, a tree like it, where the phases are samples; from the spread between chains."""
+    unmoved: Bool[Array, " batch"] | None = None
+    """Where the phases are samples: which examples gave the same samples whatever the nudge, hence no contrast."""
 
     @property
     def settled(self) -> Bool[Array, " batch"]:
@@ -82,10 +96,16 @@ def map_batch(fn: Callable, solver: Solver) -> Callable:
 
     def one_by_one(*arguments):
         count = jax.tree.leaves(arguments)[0].shape[0]
+        # Rows of NumPy arrays: to index a JAX array from the host costs more than many a simulator's answer.
+        arguments = jax.tree.map(_on_host, arguments)
         results = [fn(*jax.tree.map(lambda leaf, i=i: leaf[i], arguments)) for i in range(count)]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+        return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *results)
 
     return one_by_one
+
+
+def _on_host(leaf):
+    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
 
 
 def free_phase(
@@ -93,7 +113,7 @@ def free_phase(
     solver: Solver,
     inputs: PyTree,
     start: PyTree | None,
-    keys: PRNGKeyArray | None,
+    keys: Key[Array, " batch"] | UInt32[Array, "batch word"] | None,
 ) -> AbstractEquilibrium:
     """The free equilibria of a batch."""
 
@@ -104,10 +124,20 @@ def free_phase(
     return map_batch(settle_one, solver)(inputs, start, keys)
 
 
-def value_and_outputs(system: System, cost: Cost, free: AbstractEquilibrium, targets: PyTree, good: Bool[Array, " batch"]):
-    """Mean cost over the good examples, and the outputs of all."""
+def value_and_outputs(
+    system: System,
+    cost: Cost,
+    free: AbstractEquilibrium,
+    targets: PyTree,
+    good: Bool[Array, " batch"],
+    loss: Callable[[AbstractEquilibrium, PyTree], Inexact[Array, ""]] | None = None,
+):
+    """Mean loss over the good examples (the expected cost, unless `loss` says otherwise), and the outputs of all."""
     outputs = jax.vmap(lambda eq: eq.expect(system.output))(free)
-    costs = jax.vmap(lambda eq, y: eq.expect(lambda s: cost(system.output(s), y)))(free, targets)
+    if loss is None:
+        costs = jax.vmap(lambda eq, y: eq.expect(lambda s: cost(system.output(s), y)))(free, targets)
+    else:
+        costs = jax.vmap(loss)(free, targets)
     count = jnp.maximum(jnp.sum(good), 1).astype(costs.real.dtype)
     value = jnp.sum(jnp.where(good, costs, 0)) / count
     return jnp.where(jnp.any(good), value, jnp.nan), outputs
@@ -143,6 +173,41 @@ def mean_gradient(
     return jax.grad(total)(parameters)
 
 
+def gradient_error(
+    objective: Callable[[System, PyTree, PyTree], Inexact[Array, ""]],
+    system: System,
+    inputs: PyTree,
+    phases: Callable[[Int[Array, ""]], PyTree],
+    good: Bool[Array, " batch"],
+    groups: int,
+) -> PyTree:
+    """Standard error of `mean_gradient`, from the gradients of independent groups of samples.
+
+    Two trees of the size of the gradient are held, whatever the number of groups.
+
+    Args:
+        objective: As in `mean_gradient`.
+        system: The system.
+        inputs: Batch of inputs.
+        phases: The batch of phases of a given group.
+        good: Which examples count.
+        groups: How many groups there are, at least 2.
+    """
+
+    def gather(index, moments):
+        mean, squares = moments
+        new = mean_gradient(objective, system, inputs, phases(index), good)
+        count = (index + 1).astype(jax.tree.leaves(new)[0].dtype)
+        moved = jax.tree.map(lambda m, g: m + (g - m) / count, mean, new)
+        squares = jax.tree.map(lambda q, g, m, n: q + (g - m) * (g - n), squares, new, mean, moved)
+        return moved, squares
+
+    parameters = eqx.filter(system, eqx.is_inexact_array)
+    zeros = jax.tree.map(jnp.zeros_like, parameters)
+    _, squares = jax.lax.fori_loop(0, groups, gather, (zeros, zeros))
+    return jax.tree.map(lambda q: jnp.sqrt(q / (groups * (groups - 1))), squares)
+
+
 def _only(good, tree):
     def keep(leaf):
         if not eqx.is_inexact_array(leaf):
@@ -159,7 +224,11 @@ def batch_size(inputs: PyTree) -> int:
 
 def check_batch(system: System, inputs: PyTree, targets: PyTree) -> None:
     """Raise ValueError for batches that cannot be right, before anything is traced."""
-    shapes = {f"`{name}`": np.shape(leaf) for name, tree in (("inputs", inputs), ("targets", targets)) for leaf in jax.tree.leaves(tree)}
+    shapes = {
+        f"`{name}`": np.shape(leaf)
+        for name, tree in (("inputs", inputs), ("targets", targets))
+        for leaf in jax.tree.leaves(tree)
+    }
     if not jax.tree.leaves(inputs):
         raise ValueError("`inputs` holds no array; give a batch, leading axis the example.")
     lengths = {shape[0] if shape else None for shape in shapes.values()}

@@ -1,7 +1,7 @@
 r"""A system as a differentiable layer of a larger model.
 
-Forward: settle and read. Backward: the incoming cotangent is the nudging force, scaled to unit norm and multiplied back,
-and the gradient in the parameters and the inputs is the contrast of the nudged phases.
+Forward: settle and read. Backward: the incoming cotangent is the nudging force, scaled to unit norm and multiplied
+back, and the gradient in the parameters and the inputs is the contrast of the nudged phases.
 """
 
 import equinox as eqx
@@ -88,7 +88,9 @@ def _respond_backward(free, cotangent, perturbed, differentiable, propagate, key
     nodes = stencil.nodes[1:] if stencil.starts_free else stencil.nodes
     phases = jax.vmap(settle_nudged)(nodes)
     settled = jnp.all(phases.settled) | (norm == 0)
-    phases = eqx.error_if(phases, ~settled, "A nudged phase of `Layer` did not settle. " + RESULT[RESULT.max_steps_reached])
+    phases = eqx.error_if(
+        phases, ~settled, "A nudged phase of `Layer` did not settle. " + RESULT[RESULT.max_steps_reached]
+    )
     weights = stencil.weights[1:] if stencil.starts_free else stencil.weights
 
     parameters, rest = eqx.partition(differentiable, eqx.is_inexact_array)

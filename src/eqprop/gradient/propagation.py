@@ -14,12 +14,23 @@ Source:
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
-from eqprop.equilibrium import RESULT
-from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch, free_phase, map_batch, mean_gradient, value_and_outputs
+from eqprop.equilibrium import RESULT, Ensemble, Equilibrium
+from eqprop.gradient.estimate import (
+    Estimate,
+    Estimator,
+    batch_size,
+    check_batch,
+    free_phase,
+    gradient_error,
+    map_batch,
+    mean_gradient,
+    value_and_outputs,
+)
 from eqprop.gradient.stencil import RandomSign, Stencil
-from eqprop.settle.base import Solver, real_dtype, rms, rounding
+from eqprop.settle.base import Solver, projected_gradient, real_dtype, rms, rounding
 from eqprop.system import Forced, Nudge, System
 
 __all__ = ["EquilibriumPropagation"]
@@ -44,10 +55,13 @@ class EquilibriumPropagation(Estimator):
     def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
         inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
         check_batch(system, inputs, targets)
-        if isinstance(self.stencil, Stencil) and jnp.iscomplexobj(self.stencil.nodes):
-            _check_holomorphic(system)
         run = _estimate if self.solver.host else _estimate_compiled
-        return run(self, system, cost, inputs, targets, start, key)
+        if not jnp.iscomplexobj(self.stencil.nodes if isinstance(self.stencil, Stencil) else 0.0):
+            return run(self, system, cost, inputs, targets, start, key)
+        _check_holomorphic(system)
+        # Energies multiply real parameters and complex states.
+        with jax.numpy_dtype_promotion("standard"):
+            return run(self, system, cost, inputs, targets, start, key)
 
     def scaled(self, factor: float) -> "EquilibriumPropagation":
         """The same estimator at `factor` times the nudging strength."""
@@ -60,16 +74,31 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
         sign_key, key = jax.random.split(key)
         keys = jax.random.split(key, batch_size(inputs))
     stencil = propagate.stencil.draw(sign_key)
+    if propagate.solver.stochastic and stencil.starts_free:
+        # The node at zero is sampled anew, with the noise of the other legs: most of it then cancels.
+        stencil = Stencil(stencil.nodes, stencil.weights, stencil.order)
     free = free_phase(system, propagate.solver, inputs, start, keys)
     nudged = _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys)
 
+    # Only the physics of a host solver is out of JAX's hands: what is made of it is compiled all the same.
+    conclude = _conclude_compiled if propagate.solver.host else _conclude
+    return conclude(propagate, stencil, system, cost, inputs, targets, free, nudged)
+
+
+def _conclude(propagate, stencil, system, cost, inputs, targets, free, nudged):
+    """The estimate, from the settled phases."""
     good = free.settled & jnp.all(nudged.settled, axis=0)
-    lost = _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good)
+    sampled = isinstance(free, Ensemble)
+    lost = jnp.zeros_like(good)
+    if not sampled:
+        lost = _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged, good)
     first_failure = free.result
     for k in range(nudged.residual.shape[0]):
         leg = jax.tree.map(lambda x, k=k: x[k], nudged)
         first_failure = _choose(first_failure == RESULT.settled, leg.result, first_failure)
-    result = jax.vmap(lambda r, gone: RESULT.where(gone & (r == RESULT.settled), RESULT.nudge_lost, r))(first_failure, lost)
+    result = jax.vmap(lambda r, gone: RESULT.where(gone & (r == RESULT.settled), RESULT.nudge_lost, r))(
+        first_failure, lost
+    )
     good = good & ~lost
 
     def contrast(system, x, phases):
@@ -79,7 +108,9 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
             nudged_system = propagate.nudge(system, cost, y, jax.lax.stop_gradient(free), beta)
             return weight * phase.expect(lambda s: nudged_system.energy(s, x))
 
-        nodes, weights = stencil.nodes, stencil.weights
+        real = real_dtype(free.restart)
+        dtype = np.result_type(real, np.complex64) if jnp.iscomplexobj(stencil.nodes) else real
+        nodes, weights = stencil.nodes.astype(dtype), stencil.weights.astype(dtype)
         total = 0.0
         if stencil.starts_free:
             total = weighted(nodes[0], weights[0], free).real
@@ -88,11 +119,30 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
 
     by_example = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), nudged)
     gradient = mean_gradient(contrast, system, inputs, (targets, free, by_example), good)
-    value, outputs = value_and_outputs(system, cost, free, targets, good)
-    return Estimate(value, gradient, outputs, result, free, nudged)
+    if not sampled:
+        value, outputs = value_and_outputs(system, cost, free, targets, good)
+        return Estimate(value, gradient, outputs, result, free, nudged)
+
+    def loss(phase, y):
+        return propagate.nudge(system, cost, y, phase, stencil.nodes[-1].real).loss(cost, y, phase)
+
+    def of_group(index):
+        return targets, free, jax.vmap(jax.vmap(lambda leg: leg.group(index)))(by_example)
+
+    value, outputs = value_and_outputs(system, cost, free, targets, good, loss)
+    error = None
+    if free.groups >= 2:
+        error = gradient_error(contrast, system, inputs, of_group, good, free.groups)
+    return Estimate(value, gradient, outputs, result, free, nudged, error, _unmoved(stencil, free, by_example))
 
 
+_conclude_compiled = eqx.filter_jit(_conclude)
 _estimate_compiled = eqx.filter_jit(_estimate)
+
+
+@eqx.filter_jit
+def _nudge_compiled(propagate, system, cost, targets, free, beta):
+    return propagate.nudge(system, cost, targets, free, beta)
 
 
 _choose = jax.vmap(RESULT.where)
@@ -106,41 +156,77 @@ def _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys
     def settle_one(beta, x, y, free, key):
         start = free.restart
         if jnp.iscomplexobj(beta):
-            start = jax.tree.map(lambda s: s.astype(jnp.result_type(s.dtype, jnp.complex64)), start)
-        return solver.solve(propagate.nudge(system, cost, y, free, beta), x, start, free=free, key=key)
+            start = jax.tree.map(lambda s: s.astype(np.result_type(s.dtype, np.complex64)), start)
+        if solver.host:
+            nudged = _nudge_compiled(propagate, system, cost, y, free, beta)
+        else:
+            nudged = propagate.nudge(system, cost, y, free, beta)
+        return solver.solve(nudged, x, start, free=free, key=key)
 
     def settle_batch(beta):
         return map_batch(lambda x, y, f, k: settle_one(beta, x, y, f, k), solver)(inputs, targets, free, keys)
 
-    nodes = nodes.astype(jnp.result_type(nodes.dtype, real_dtype(free.restart))) if jnp.iscomplexobj(nodes) else nodes.astype(real_dtype(free.restart))
+    real = real_dtype(free.restart)
+    nodes = nodes.astype(np.result_type(real, np.complex64) if jnp.iscomplexobj(nodes) else real)
     return map_batch(settle_batch, solver)(nodes)
 
 
-def _nudge_lost(propagate, stencil, system, cost, targets, free, nudged, good):
+def _unmoved(stencil, free, nudged):
+    """Which examples show the same samples in all phases; `nudged` has leading axes [example, phase]."""
+
+    def still(free, legs):
+        first = jax.tree.map(lambda leaf: leaf[0], legs)
+        if stencil.starts_free:
+            first = free
+        return jnp.all(jax.vmap(lambda leg: leg.same_samples(first))(legs))
+
+    return jax.vmap(still)(free, nudged)
+
+
+def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged, good):
     """Which examples felt a force on free units while the batch as a whole did not move beyond its accuracy.
 
     Judged over the batch: an example with a tiny error has a tiny, harmless displacement, and is not lost.
     """
     if propagate.solver.host:
         return jnp.zeros_like(good)
-    beta = stencil.nodes[-1]
+    beta = (
+        stencil.nodes[-1].astype(real_dtype(free.restart))
+        if not jnp.iscomplexobj(stencil.nodes)
+        else jnp.abs(stencil.nodes[-1])
+    )
 
     def felt(free, y):
-        force = propagate.nudge(system, cost, y, free, beta.real).force(free.restart)
+        force = propagate.nudge(system, cost, y, free, beta).force(free.restart)
         return rms(_on_free_units(system, free.restart, force))
 
-    def moved(free, nudged):
-        return rms(jax.tree.map(jnp.subtract, nudged.state, free.restart))
+    def moved(here, there):
+        return rms(jax.tree.map(jnp.subtract, here, there))
 
     forces = jax.vmap(felt)(free, targets)
-    displacement = jax.vmap(moved)(free, jax.tree.map(lambda x: x[-1], nudged))
-    floor = jnp.maximum(jax.vmap(lambda f: rounding(f.restart))(free), free.residual)
+    floor = jax.vmap(lambda f: rounding(f.restart))(free)
+    last = jax.tree.map(lambda leaf: leaf[-1], nudged.state)
+    if stencil.starts_free:
+        displacement = jax.vmap(moved)(last, free.restart)
+        floor = jnp.maximum(floor, free.residual)
+    else:
+        # What the free phase left undone moves all legs alike, and cancels between them; what they left undone
+        # themselves may not.
+        displacement = 0.5 * jax.vmap(moved)(last, jax.tree.map(lambda leaf: leaf[0], nudged.state))
+        floor = jnp.maximum(floor, jnp.max(nudged.residual, axis=0))
     feeling = good & (forces > 0)
 
     def typical(values):
         return jnp.sqrt(jnp.sum(jnp.where(feeling, values**2, 0)))
 
-    return feeling & ~(typical(displacement) > typical(floor))
+    lost = ~(typical(displacement) > typical(floor))
+    if stencil.starts_free and isinstance(free, Equilibrium):
+        # The free phase is a leg of the contrast here. What it left undone the nudged phase makes up, which moves the
+        # state but is no response to the nudge: that force must not outweigh the nudge's.
+        undone = jax.vmap(lambda f, x: rms(projected_gradient(system, f.state, x)))(free, inputs)
+        accurate = free.residual <= 10 * jax.vmap(lambda f: rounding(f.state))(free)
+        lost = lost | (typical(jnp.where(accurate, 0, undone)) > 3 * typical(forces))
+    return feeling & lost
 
 
 def _on_free_units(system: System, state: PyTree, force: PyTree) -> PyTree:
@@ -158,7 +244,7 @@ def _on_free_units(system: System, state: PyTree, force: PyTree) -> PyTree:
 def _check_holomorphic(system):
     if not system.holomorphic:
         raise ValueError(
-            f"`{type(system).__name__}` does not declare that its energy is holomorphic, so complex nudges would be wrong. "
-            "Set `holomorphic = True` on the class if `energy` is analytic in the state (no abs, max, clip, conj), "
-            "or use `symmetric` or `richardson`."
+            f"`{type(system).__name__}` does not declare that its energy is holomorphic, so complex nudges "
+            "would be wrong. Set `holomorphic = True` on the class if `energy` is analytic in the state (no abs, max, "
+            "clip, conj), or use `symmetric` or `richardson`."
         )

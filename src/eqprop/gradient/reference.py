@@ -60,7 +60,7 @@ def _implicit(reference, system, cost, inputs, targets, start, key):
 
     def adjoint(example):
         x, y, state = example
-        return response(system, cost, x, y, state, reference.linear_solver)
+        return response(system, cost, x, y, state, reference.linear_solver, transpose=True)
 
     # One example after the other: a Hessian for each of them at once may not fit in memory.
     adjoints = jax.lax.map(adjoint, (inputs, targets, free.state))
@@ -85,8 +85,14 @@ def response(
     targets: PyTree,
     state: PyTree,
     linear_solver: lx.AbstractLinearSolver | None = None,
+    *,
+    transpose: bool = False,
 ) -> PyTree:
-    r"""$ds^\beta/d\beta$ at $\beta = 0$, which is $-H^{-1}\partial_s C$; zero for units that rest on a bound."""
+    r"""$ds^\beta/d\beta$ at $\beta = 0$, which is $-H^{-1}\partial_s C$; zero for units that rest on a bound.
+
+    With `transpose`, the adjoint $-H^{-\top}\partial_s C$ that a gradient needs. The two differ only for one-way
+    fields, whose "Hessian" (the slope of what the solvers see as the gradient) is not symmetric.
+    """
     linear_solver = lx.AutoLinearSolver(well_posed=True) if linear_solver is None else linear_solver
     flat, unravel = jax.flatten_util.ravel_pytree(state)
     moving = _free_units(system, state)
@@ -107,11 +113,12 @@ def response(
 
         tags = lx.positive_semidefinite_tag if isinstance(linear_solver, lx.CG) else ()
         operator = lx.FunctionLinearOperator(matvec, jax.eval_shape(lambda: flat), tags)
+        operator = operator.T if transpose and not tags else operator
     else:
         hessian = jax.jacfwd(slope)(flat)
         if moving is not None:
             hessian = jnp.where(moving[:, None] & moving[None, :], hessian, jnp.eye(flat.size, dtype=flat.dtype))
-        operator = lx.MatrixLinearOperator(hessian)
+        operator = lx.MatrixLinearOperator(hessian.T if transpose else hessian)
     return unravel(lx.linear_solve(operator, -wanted, linear_solver, throw=False).value)
 
 

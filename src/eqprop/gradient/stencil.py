@@ -53,7 +53,9 @@ class RandomSign(eqx.Module):
     def draw(self, key: PRNGKeyArray | None) -> Stencil:
         """One draw of the sign."""
         if key is None:
-            raise ValueError("`random_sign` draws a sign for each batch: call the estimator with `key=jax.random.key(...)`.")
+            raise ValueError(
+                "`random_sign` draws a sign for each batch: call the estimator with `key=jax.random.key(...)`."
+            )
         sign = jax.random.rademacher(key, (), self.stencil.nodes.dtype)
         return Stencil(sign * self.stencil.nodes, sign * self.stencil.weights, self.stencil.order, True)
 
@@ -96,7 +98,8 @@ def holomorphic(radius: float | Inexact[Array, ""], *, points: int = 4) -> Stenc
         raise ValueError(f"`holomorphic` needs at least 2 `points`; got {points}.")
     radius = _strength(radius)
     roots = np.exp(2j * np.pi * np.arange(points) / points)
-    roots = jnp.asarray(roots, jnp.result_type(radius.dtype, jnp.complex64))
+    dtype = np.result_type(radius.dtype, np.complex64)
+    roots, radius = jnp.asarray(roots, dtype), radius.astype(dtype)
     return Stencil(radius * roots, roots.conj() / (points * radius), order=points)
 
 

@@ -30,6 +30,9 @@ class Solver(eqx.Module):
     host: ClassVar[bool] = False
     """Whether the solver runs outside JAX (a simulator process, a bench) and must not be traced."""
 
+    stochastic: ClassVar[bool] = False
+    """Whether the solver draws samples: it needs a key, and its phases share their noise only if they share that."""
+
     @abc.abstractmethod
     def solve(
         self,
@@ -84,7 +87,9 @@ class IterativeSolver(Solver):
         def advance(loop):
             state, _, _, carry, steps = loop
             state, residual, carry = self.step(system, inputs, state, carry)
-            return state, residual, residual <= self.tolerance(state, free), carry, steps + 1
+            # A state that overflows has an infinite tolerance too: infinity must not count as small.
+            done = jnp.isfinite(residual) & (residual <= self.tolerance(state, free))
+            return state, residual, done, carry, steps + 1
 
         loop = (
             settle_from,
@@ -129,7 +134,8 @@ def settle(
     """
     if start is None:
         start = system.initial_state(inputs) if free is None else free.restart
-    check_energy(system, start, inputs)
+    # A sampler may start from many states at once.
+    check_energy(system, system.initial_state(inputs) if solver.stochastic else start, inputs)
     if solver.host:
         equilibrium = solver.solve(system, inputs, start, free=free, key=key)
     else:
@@ -149,7 +155,9 @@ def check_energy(system: System, state: PyTree, inputs: PyTree) -> None:
     """Raise ValueError unless the energy is a scalar and the state a tree of floating-point arrays."""
     name = type(system).__name__
     for leaf in jax.tree.leaves(state):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.issubdtype(jnp.result_type(leaf), jnp.integer):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and not jnp.issubdtype(
+            jnp.result_type(leaf), jnp.integer
+        ):
             raise ValueError(f"The state of `{name}` must hold numbers; got a leaf of type {jnp.result_type(leaf)}.")
     value = eqx.filter_eval_shape(system.energy, state, inputs)
     if getattr(value, "shape", None) != ():

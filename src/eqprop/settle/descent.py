@@ -75,10 +75,10 @@ class AdaptiveGradientFlow(Solver):
                 return self.atol + self.rtol * rms(state)
             return self.rtol * rms(jax.tree.map(jnp.subtract, state, free.restart))
 
-        def velocity(time, state, args):
+        def velocity(_time, state, _args):
             return jax.tree.map(jnp.negative, state_gradient(system, state, inputs))
 
-        def at_rest(time, state, args, **kwargs):
+        def at_rest(_time, state, _args, **_options):
             return rms(state_gradient(system, state, inputs)) <= limit(state)
 
         solution = diffrax.diffeqsolve(
@@ -95,7 +95,7 @@ class AdaptiveGradientFlow(Solver):
         )
         state = jax.tree.map(lambda ys: ys[-1], solution.ys)
         residual = rms(state_gradient(system, state, inputs))
-        settled = residual <= limit(state)
+        settled = jnp.isfinite(residual) & (residual <= limit(state))
         unsettled = RESULT.where(jnp.isfinite(residual), RESULT.max_steps_reached, RESULT.diverged)
         steps = jnp.asarray(solution.stats["num_steps"], jnp.int32)
         return Equilibrium(state, RESULT.where(settled, RESULT.settled, unsettled), residual, steps)
@@ -158,6 +158,7 @@ class BlockDescent(IterativeSolver):
             )
         check_blocks(system, blocks, state)
         one = jnp.ones((), jax.tree.leaves(state)[0].dtype)
+        one = _decoupled(system, blocks, inputs, state, one)
         omega = stats.get("relaxation", one) if self.relaxation is None else self.relaxation * one
         return omega, jnp.inf * one
 
@@ -171,15 +172,21 @@ class BlockDescent(IterativeSolver):
             target = block_minimiser(system, inputs, state, index, mask, self.newton_steps)
             move = masked(mask, jax.tree.map(jnp.subtract, target, state))
             squares = squares + sum(jnp.sum(c**2) for c in jax.tree.leaves(move))
-            state = jax.tree.map(
-                lambda s, c: s if c is None else s + omega * c, state, move, is_leaf=lambda x: x is None
+            moved = project(
+                system, jax.tree.map(lambda s, c: s if c is None else s + omega * c, state, move, is_leaf=_is_none)
             )
-            state = project(system, state)
+            # Leaves outside the block stay the same arrays, not projected ones: what the next block computes of them
+            # (a convolution) is then seen to be the same, and computed once.
+            state = jax.tree.map(lambda c, s, m: s if c is None else m, move, state, moved, is_leaf=_is_none)
         # The choice of omega is no part of the mathematics: reverse-mode through the sweeps must not see it.
         change = jax.lax.stop_gradient(jnp.sqrt(squares / size))
         if self.relaxation is None:
             omega = jax.lax.stop_gradient(_young(omega, change, before))
         return state, distance(change, before), (omega, change)
+
+
+def _is_none(node):
+    return node is None
 
 
 def distance(change: Float[Array, ""], before: Float[Array, ""]) -> Float[Array, ""]:
@@ -210,9 +217,12 @@ def block_minimiser(system: System, inputs: PyTree, state: PyTree, index: int, m
         return declared
     ones = spread(mask, state)
     energy = system.energy(state, inputs)
+
+    def slope(s):
+        return jax.grad(system.energy)(s, inputs)
+
     for _ in range(newton_steps):
-        slope = jax.grad(system.energy)
-        gradient, curvature = jax.jvp(lambda s: slope(s, inputs), (state,), (ones,))
+        gradient, curvature = jax.jvp(slope, (state,), (ones,))
 
         def newton(s, g, c, m):
             # Guard: where the curvature is not positive, a plain gradient step.
@@ -252,6 +262,30 @@ def check_blocks(system: System, blocks: tuple[PyTree, ...], state: PyTree) -> N
             f"`{type(system).__name__}.blocks()` must hold every unit of the state exactly once; "
             "some unit is in no block, or in several."
         )
+
+
+def _decoupled(system, blocks, inputs, state, one):
+    """`one`, checked: no two units of a block without a declared minimiser interact at `state`."""
+    undeclared = [m for i, m in enumerate(blocks) if system.minimise_block(i, state, inputs, None) is None]
+    wrong = jnp.zeros((), bool)
+    for mask in undeclared:
+        inside = spread(mask, state)
+        # With a diagonal block of the Hessian, flipping signs of the probe flips the response, unit by unit.
+        signs = jax.tree.map(lambda m: m * jnp.asarray(_signs(m.shape), m.dtype), inside)
+        even, odd = (
+            jax.jvp(lambda s: jax.grad(system.energy)(s, inputs), (state,), (probe,))[1] for probe in (inside, signs)
+        )
+        gap = rms(jax.tree.map(lambda e, o, m, p: (m * o - p * e) * m, even, odd, inside, signs))
+        wrong = wrong | (gap > 1e-4 * rms(jax.tree.map(jnp.multiply, even, inside)))
+    message = (
+        f"Two units of one block of `{type(system).__name__}` interact, so the block cannot be minimised unit by unit. "
+        "Colour the graph of couplings anew, or use `Newton`."
+    )
+    return eqx.error_if(one, wrong, message) if undeclared else one
+
+
+def _signs(shape):
+    return np.random.default_rng(0).choice([-1.0, 1.0], shape)
 
 
 def spread(mask: PyTree, state: PyTree) -> PyTree:

@@ -28,7 +28,18 @@ from eqprop.motion import EverySample, Hamiltonian, PhasePath, RunEnd, Stack
 from eqprop.settle.base import Solver, real_dtype, rms, rounding
 from eqprop.system import Nudged, System
 
-__all__ = ["Echo", "PathEquilibrium", "Replay", "Run", "hamiltonian_of", "honest_length", "replay", "retrace", "run", "sharpness"]
+__all__ = [
+    "Echo",
+    "PathEquilibrium",
+    "Replay",
+    "Run",
+    "hamiltonian_of",
+    "honest_length",
+    "replay",
+    "retrace",
+    "run",
+    "sharpness",
+]
 
 Point = tuple[Inexact[Array, "*batch coordinate"], Inexact[Array, "*batch coordinate"]]
 
@@ -105,7 +116,8 @@ def replay(
     drive: PyTree,
     samples: int,
     end: RunEnd,
-    nudge: Callable[[Hamiltonian, Int[Array, ""], Inexact[Array, "leg batch reading"]], Inexact[Array, "leg batch"]] | None,
+    nudge: Callable[[Hamiltonian, Int[Array, ""], Inexact[Array, "leg batch reading"]], Inexact[Array, "leg batch"]]
+    | None,
     weights: Float[Array, "leg batch"],
     *,
     learn: bool = True,
@@ -289,7 +301,9 @@ def _retrace_to(system, inputs, length, nudge):
     return echo(-momentum), echo(-momentum + nudge.astype(momentum.dtype))
 
 
-def sharpness(system: Hamiltonian, drive: PyTree, position: Inexact[Array, " coordinate"], momentum: Inexact[Array, " coordinate"]) -> Float[Array, ""]:
+def sharpness(
+    system: Hamiltonian, drive: PyTree, position: Inexact[Array, " coordinate"], momentum: Inexact[Array, " coordinate"]
+) -> Float[Array, ""]:
     """The highest frequency of small motions about a point, times the step; leapfrog is unstable above 2."""
     force, velocity = (lambda q: jax.grad(system.potential)(q, drive)), jax.grad(system.kinetic)
     index = jnp.arange(position.shape[0], dtype=position.dtype)
@@ -435,7 +449,9 @@ class Run(Solver):
     def solve(self, system, inputs, start, *, free, key):
         del start, key
         if free is not None:
-            raise ValueError("`Run` only runs forward; nudged phases take `Echo`, and whole gradients `EchoPropagation`.")
+            raise ValueError(
+                "`Run` only runs forward; nudged phases take `Echo`, and whole gradients `EchoPropagation`."
+            )
         ends = []
         blocks = system.blocks if isinstance(system, Stack) else (hamiltonian_of(system, "`Run`"),)
         for block in blocks:

@@ -53,7 +53,7 @@ class Newton(IterativeSolver):
 
         value = residual(flat)
         hessian = jax.jacfwd(slope, holomorphic=is_complex)(flat)
-        held = _held(system, inputs, state, unravel)
+        held = _held(system, inputs, state)
         if held is not None:
             hessian = jnp.where(held[:, None] | held[None, :], jnp.eye(flat.size, dtype=flat.dtype), hessian)
             value = jnp.where(held, value, slope(flat))
@@ -67,7 +67,7 @@ class Newton(IterativeSolver):
         before = jnp.linalg.norm(residual(flat))
 
         def worse(trial):
-            scale, _, after, halvings = trial
+            _scale, _, after, halvings = trial
             # A step at the rounding floor need not decrease anything further.
             return ~(after < before) & (halvings < self.max_halvings) & (before > 0)
 
@@ -77,13 +77,13 @@ class Newton(IterativeSolver):
 
         whole = jnp.ones((), before.dtype)
         first, first_norm = move(whole)
-        scale, stepped, after, _ = jax.lax.while_loop(worse, halve, (whole, first, first_norm, 0))
+        _scale, stepped, after, _ = jax.lax.while_loop(worse, halve, (whole, first, first_norm, 0))
         kept = jnp.where(after < before, stepped, flat)
         kept = jnp.where(jnp.all(jnp.isfinite(direction)), kept, jnp.full_like(flat, jnp.nan))
         return unravel(kept), rms(direction), carry
 
 
-def _held(system, inputs, state, unravel):
+def _held(system, inputs, state):
     """Units on a bound that the gradient pushes outward, flat; None where there are no bounds."""
     bounds = system.bounds()
     if bounds is None:

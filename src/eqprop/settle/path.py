@@ -189,9 +189,7 @@ def block_factor(blocks: Blocks) -> _Factors:
     """Eliminate; the factors serve any number of right-hand sides."""
     if not blocks.closed:
         return _Factors(blocks, _pivots(blocks), None)
-    inner = Blocks(
-        blocks.lower[:-1].at[0].set(0), blocks.diagonal[:-1], blocks.upper[:-1].at[-1].set(0), closed=False
-    )
+    inner = Blocks(blocks.lower[:-1].at[0].set(0), blocks.diagonal[:-1], blocks.upper[:-1].at[-1].set(0), closed=False)
     opened = _Factors(inner, _pivots(inner), None)
     # The last point touches the first and the last of the others.
     into = jnp.zeros_like(inner.diagonal).at[0].add(blocks.lower[0]).at[-1].add(blocks.upper[-2])

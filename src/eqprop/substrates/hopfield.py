@@ -22,9 +22,10 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray, PyTree
 
 from eqprop.substrates.activation import Activation, HardSigmoid, Linear
+from eqprop.substrates.graph import colour
 from eqprop.system import System
 
-__all__ = ["GraphHopfield", "Hopfield", "LayeredHopfield", "Readout", "colour"]
+__all__ = ["GraphHopfield", "Hopfield", "LayeredHopfield", "Readout"]
 
 
 class Hopfield(System):
@@ -48,7 +49,9 @@ class Hopfield(System):
         return all(a.holomorphic for a in _activation_leaves(self.activations()))
 
     def energy(self, state, inputs):
-        potentials = jax.tree.map(lambda a, s: jnp.sum(a.potential(s)), self.activations(), state, is_leaf=_is_activation)
+        potentials = jax.tree.map(
+            lambda a, s: jnp.sum(a.potential(s)), self.activations(), state, is_leaf=_is_activation
+        )
         return sum(jax.tree.leaves(potentials)) - self.coupling(state, inputs)
 
     def bounds(self):
@@ -129,7 +132,8 @@ class LayeredHopfield(Hopfield):
         layers = list(sizes[:-1]) if softmax else list(sizes)
         if len(layers) < 2 or min(sizes) < 1:
             raise ValueError(
-                f"`sizes` must name the inputs and at least one layer of units (before a softmax readout), all positive; got {list(sizes)}."
+                "`sizes` must name the inputs and at least one layer of units (before a softmax readout), all "
+                f"positive; got {list(sizes)}."
             )
         hidden = HardSigmoid() if activation is None else activation
         last = hidden if softmax else (Linear() if output is None else output)
@@ -268,33 +272,6 @@ class GraphHopfield(Hopfield):
         return jnp.concatenate([state["hidden"], state["outputs"]])[order]
 
 
-def colour(count: int, edges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """A colour for each of `count` nodes, neighbours differing: greedy, highest degree first."""
-    neighbours: list[set[int]] = [set() for _ in range(count)]
-    for i, j in edges:
-        neighbours[i].add(j)
-        neighbours[j].add(i)
-    colours = [-1] * count
-    for node in _by_degree(neighbours):
-        taken = {colours[other] for other in neighbours[node]}
-        colours[node] = next(c for c in range(count) if c not in taken)
-    return tuple(colours)
-
-
-def _by_degree(neighbours):
-    """Nodes with the most coloured neighbours first (DSATUR's order for trees and bipartite graphs), by a walk."""
-    seen, order = set(), []
-    for root in sorted(range(len(neighbours)), key=lambda n: -len(neighbours[n])):
-        queue = [root]
-        while queue:
-            node = queue.pop(0)
-            if node not in seen:
-                seen.add(node)
-                order.append(node)
-                queue.extend(sorted(neighbours[node] - seen))
-    return order
-
-
 def _uniform(key, shape, gain, fan_in=None):
     limit = gain / math.sqrt(shape[0] if fan_in is None else fan_in)
     return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
@@ -303,7 +280,9 @@ def _uniform(key, shape, gain, fan_in=None):
 def _vector(inputs, size):
     flat = jnp.ravel(inputs)
     if flat.shape[0] != size:
-        raise ValueError(f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this network has {size} inputs.")
+        raise ValueError(
+            f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this network has {size} inputs."
+        )
     return flat
 
 

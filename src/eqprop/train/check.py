@@ -7,7 +7,6 @@ break it; so it is measured, by finite differences of the state gradient along r
 
 import dataclasses
 import time
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -123,17 +122,17 @@ def check_system(
         beta = _recommended(certificate)
     if gradient_error > 1e-4:
         problems.append(
-            f"The state gradient is not the derivative of the energy (relative difference {gradient_error:.1e}): a custom "
+            f"The state gradient is not the derivative of the energy (relative difference "
+            f"{gradient_error:.1e}): a custom "
             "derivative is wrong, or the energy has a kink or step at the rest state."
         )
     if asymmetry > ASYMMETRY:
         problems.append(
-            f"The coupling is not reciprocal: the Jacobian of the state gradient is asymmetric by {asymmetry:.1e}. A custom "
+            f"The coupling is not reciprocal: the Jacobian of the state gradient is asymmetric by "
+            f"{asymmetry:.1e}. A custom "
             "derivative in `energy` does not derive from a scalar; remove it."
         )
-    return Checked(
-        tuple(trials), best, asymmetry, gradient_error, certificate, beta, tuple(problems), tuple(warnings)
-    )
+    return Checked(tuple(trials), best, asymmetry, gradient_error, certificate, beta, tuple(problems), tuple(warnings))
 
 
 def _inputs_or_none_needed(system, inputs):
@@ -145,7 +144,8 @@ def _inputs_or_none_needed(system, inputs):
         system.energy(state, dummy[0])
     except Exception as error:
         raise ValueError(
-            f"`{type(system).__name__}` needs inputs to be checked ({type(error).__name__}: {error}). Point at a function "
+            f"`{type(system).__name__}` needs inputs to be checked ({type(error).__name__}: {error}). Point "
+            f"at a function "
             "that returns (system, cost, inputs, targets), inputs and targets with one example per row."
         ) from error
     return dummy
@@ -154,20 +154,24 @@ def _inputs_or_none_needed(system, inputs):
 def _sanity(system, inputs):
     problems, warnings = [], []
     state = system.initial_state(inputs)
-    first, second = np.asarray(system.energy(state, inputs)), np.asarray(system.energy(state, inputs))
+    # A little beside the start, where much of an energy may vanish.
+    beside = project(system, jax.tree.map(lambda leaf: leaf + jnp.asarray(0.1, leaf.dtype), state))
+    first, second = (np.asarray(system.energy(beside, inputs)) for _ in range(2))
     if first.shape != ():
         raise ValueError(
-            f"`{type(system).__name__}.energy` must return a scalar for one example; got shape {first.shape}. Sum over the units."
+            f"`{type(system).__name__}.energy` must return a scalar for one example; got shape "
+            f"{first.shape}. Sum over the units."
         )
     if not np.array_equal(first, second, equal_nan=True):
         problems.append(
-            f"The energy is random: {first} and then {second} for the same state and inputs. Make the randomness part of "
+            f"The energy is random: {first} and then {second} for the same state and inputs. Make the "
+            f"randomness part of "
             "the inputs, or take a sampling solver."
         )
     if not np.isfinite(first):
-        problems.append(f"The energy of the initial state is {first}; start elsewhere (`initial_state`).")
+        problems.append(f"The energy near the initial state is {first}; start elsewhere (`initial_state`).")
     if not jax.tree.leaves(eqx.filter(system, eqx.is_inexact_array)):
-        problems.append("The system has no parameters: only JAX arrays of floating point are trained, not NumPy arrays or numbers.")
+        problems.append("The system has no parameters: only arrays of floating point are trained, not Python numbers.")
     inside = project(system, state)
     if not bool(eqx.tree_equal(inside, state, rtol=1e-6, atol=1e-9)):
         warnings.append("`initial_state` lies outside `bounds`; it is moved onto them before settling.")
@@ -193,7 +197,9 @@ def _try_solvers(system, inputs, propagate):
     trials, states, reference = [], {}, None
     solvers = _candidates(system, propagate)
     for name, solver in solvers.items():
-        if name.startswith("GradientFlow") and any(t.name.startswith("GradientFlow") and t.settled == 1 for t in trials):
+        if name.startswith("GradientFlow") and any(
+            t.name.startswith("GradientFlow") and t.settled == 1 for t in trials
+        ):
             continue
         run = free_phase if solver.host else _free_phase_compiled
         keys = jax.random.split(jax.random.key(0), jax.tree.leaves(inputs)[0].shape[0])
@@ -239,7 +245,6 @@ def _derivatives(system, states, inputs, probes: int = 8) -> tuple[float, float]
     flat = _off_walls(system, state, flat, 10 * step)
     draws = np.random.default_rng(0).standard_normal((probes, 2, flat.size))
     asymmetry, error, scale, slope_scale = 0.0, 0.0, 0.0, 0.0
-    gradient = slope(flat)
     for u, v in draws:
         along_u, along_v = ((slope(flat + step * d) - slope(flat - step * d)) / (2 * step) for d in (u, v))
         asymmetry += (v @ along_u - u @ along_v) ** 2
@@ -249,7 +254,6 @@ def _derivatives(system, states, inputs, probes: int = 8) -> tuple[float, float]
         measured = (energy(away + step * v) - energy(away - step * v)) / (2 * step)
         error += (measured - slope(away) @ v) ** 2
         slope_scale += measured**2
-    del gradient
     return float(np.sqrt(asymmetry / max(scale, 1e-300))), float(np.sqrt(error / max(slope_scale, 1e-300)))
 
 
@@ -259,7 +263,11 @@ def _off_walls(system, state, flat, distance):
     if bounds is None:
         return np.asarray(flat)
     lower, upper = (
-        np.asarray(jax.flatten_util.ravel_pytree(jax.tree.map(lambda s, b: jnp.broadcast_to(b, s.shape).astype(s.dtype), state, side))[0])
+        np.asarray(
+            jax.flatten_util.ravel_pytree(
+                jax.tree.map(lambda s, b: jnp.broadcast_to(b, s.shape).astype(s.dtype), state, side)
+            )[0]
+        )
         for side in bounds
     )
     room = np.minimum(distance, np.where(np.isfinite(upper - lower), 0.25 * (upper - lower), distance))
@@ -271,7 +279,9 @@ def _moved_outputs(system, states):
     outputs = jax.vmap(system.output)(states)
     leaves, tree = jax.tree.flatten(outputs)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [o + 0.1 * (jnp.std(o) + 1) * jax.random.normal(k, o.shape, o.dtype) for o, k in zip(leaves, keys, strict=True)]
+    moved = [
+        o + 0.1 * (jnp.std(o) + 1) * jax.random.normal(k, o.shape, o.dtype) for o, k in zip(leaves, keys, strict=True)
+    ]
     return jax.tree.unflatten(tree, moved)
 
 
@@ -282,5 +292,3 @@ def _recommended(certificate: Certificate) -> float | None:
     good = [factor for factor, error in pairs if error <= WANTED_ERROR]
     factor = good[0] if good else min(pairs, key=lambda pair: pair[1])[0]
     return certificate.beta * factor
-
-

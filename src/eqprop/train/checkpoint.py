@@ -64,7 +64,8 @@ def fill(tree: PyTree, arrays: Mapping[str, np.ndarray], prefix: str = "", *, ca
             value = value.astype(wanted.dtype)
         if value.shape != wanted.shape or value.dtype != wanted.dtype:
             raise CheckpointError(
-                f"`{name}` is {value.dtype}{list(value.shape)} in the checkpoint but {wanted.dtype}{list(wanted.shape)} "
+                f"`{name}` is {value.dtype}{list(value.shape)} in the checkpoint but "
+                f"{wanted.dtype}{list(wanted.shape)} "
                 "here. Load it with the configuration and precision it was trained with."
             )
         if _is_key(leaf):
@@ -86,7 +87,9 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping) -> None
         CheckpointError: if the disk is full or the folder cannot be written; the old file is intact.
     """
     complex_names = sorted(name for name, array in arrays.items() if np.iscomplexobj(array))
-    plain = {name: np.ascontiguousarray(_as_real(array)).reshape(_as_real(array).shape) for name, array in arrays.items()}
+    plain = {
+        name: np.ascontiguousarray(_as_real(array)).reshape(_as_real(array).shape) for name, array in arrays.items()
+    }
     # One key only: safetensors does not keep the order of several, and equal states must be equal bytes.
     metadata = {"eqprop": json.dumps({"version": VERSION, "complex": complex_names, **header}, sort_keys=True)}
     write_bytes(path, safetensors.numpy.save(plain, metadata=metadata))

@@ -49,7 +49,7 @@ class Config(Settings):
     data: DataSettings | None = None
     recipe: AnyRecipe
     optimiser: OptimiserSettings = OptimiserSettings()
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     """Written with a run; not read."""
 
     def build(self, seed: int | None = None) -> Experiment:
@@ -84,7 +84,8 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
             near = difflib.get_close_matches(str(source), presets(), 1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
             raise ConfigError(
-                f"There is no preset `{source}`.{hint} There are: {', '.join(presets())}; or give the path of a .toml file."
+                f"There is no preset `{source}`.{hint} There are: {', '.join(presets())}; or give the path of a "
+                f".toml file."
             )
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -130,7 +131,10 @@ def _explained(error, source):
             hint = f" Did you mean `{near[0]}`?" if near else ""
             lines.append(f"unknown key `{shown}`.{hint} Known here: {', '.join(known)}.")
         elif item["type"] in ("union_tag_not_found", "union_tag_invalid"):
-            lines.append(f"`{shown}.kind` must be one of {item['ctx'].get('expected_tags') or ', '.join(_known_kinds(location))}.")
+            lines.append(
+                f"`{shown}.kind` must be one of "
+                f"{item['ctx'].get('expected_tags') or ', '.join(_known_kinds(location))}."
+            )
         elif item["type"] == "missing":
             lines.append(f"`{shown}` is missing.")
         else:
@@ -161,7 +165,9 @@ def _known_keys(model, location):
         if chosen:
             candidates = chosen
             continue
-        candidates = [inner for m in candidates if part in m.model_fields for inner in _models_in(m.model_fields[part].annotation)]
+        candidates = [
+            inner for m in candidates if part in m.model_fields for inner in _models_in(m.model_fields[part].annotation)
+        ]
     return sorted({name for m in candidates for name in m.model_fields})
 
 
@@ -215,6 +221,8 @@ def _value(value):
         return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else {math.inf: "inf", -math.inf: "-inf"}.get(value, "nan")
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
     return repr(value)

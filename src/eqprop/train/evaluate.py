@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Bool, PRNGKeyArray, PyTree
 
 from eqprop.gradient.estimate import free_phase
 from eqprop.settle.base import Solver
@@ -87,7 +87,7 @@ def _read(system, solver, inputs, key):
     return jax.vmap(lambda eq: eq.expect(system.output))(free), free.settled
 
 
-def _judge(system, cost, solver, wrong, inputs, targets, key) -> tuple[Float[Array, " example"], ...]:
+def _judge(system, cost, solver, wrong, inputs, targets, key):
     count = jax.tree.leaves(inputs)[0].shape[0]
     keys = None if key is None else jax.random.split(key, count)
     free = free_phase(system, solver, inputs, None, keys)

@@ -102,7 +102,7 @@ def load_data(config: "Config"):
     from eqprop.train.data import Dataset, load
 
     if config.data is None:
-        raise ValueError("`data` is missing from the configuration; name a set: `[data]`, `name = \"digits\"`.")
+        raise ValueError('`data` is missing from the configuration; name a set: `[data]`, `name = "digits"`.')
     data = load(config.data.name)
     train, test = config.data.train_examples, config.data.test_examples
     if train is None and test is None:

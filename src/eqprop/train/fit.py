@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from eqprop.equilibrium import RESULT
 from eqprop.system import System
 from eqprop.train.evaluate import evaluate
 from eqprop.train.experiment import Experiment, example_of
@@ -59,7 +60,7 @@ class Moment(NamedTuple):
     step: int
     steps: int | None
     """Steps in an epoch, where known."""
-    metrics: dict[str, float] | None
+    metrics: dict[str, float | int] | None
     """Of the epoch that has just ended, else None."""
 
 
@@ -67,7 +68,7 @@ class Fitted(NamedTuple):
     """What training gives."""
 
     system: System
-    metrics: list[dict[str, float]]
+    metrics: list[dict[str, float | int]]
 
 
 def fit(
@@ -148,7 +149,8 @@ def training(
     while int(state.epoch) < epochs:
         epoch, began = int(state.epoch), time.perf_counter()
         judge = _Judge(state, max_unsettled)
-        for state, steps in _epoch(experiment, state, key, batch_size, watched):
+        for after, steps in _epoch(experiment, state, key, batch_size, watched):
+            state = after
             judge(state)
             if int(state.step) != steps:
                 yield Moment(state, epoch, int(state.step), steps, None)
@@ -193,7 +195,15 @@ def _epoch(experiment, state, key, batch_size, watched) -> Iterator[tuple[TrainS
             batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], experiment.train)
             state = _step(_still(experiment), key, watched, state, *batch)
         else:
-            fixed = (_still(experiment), experiment.train, order, key, jnp.asarray(until, jnp.int32), batch_size, watched)
+            fixed = (
+                _still(experiment),
+                experiment.train,
+                order,
+                key,
+                jnp.asarray(until, jnp.int32),
+                batch_size,
+                watched,
+            )
             state = _chunk(fixed, state)
             jax.block_until_ready(state.step)
             rate = (until - done) / (time.perf_counter() - began)
@@ -250,10 +260,12 @@ def _step(still, key, watched, state, inputs, targets):
     cost, propagate, optimiser, wrong = still
     own_key = jax.random.fold_in(jax.random.fold_in(key, state.epoch), state.step)
     estimate = propagate(state.system, cost, inputs, targets, key=own_key)
-    norm = optax.global_norm(estimate.gradient)
+    norm = optax.tree.norm(estimate.gradient)
     finite = jnp.isfinite(norm)
     parameters = eqx.filter(state.system, eqx.is_inexact_array)
-    updates, optimiser_state = optimiser.update(estimate.gradient, state.optimiser, parameters)
+    # Optax mixes types and ranks (Adam's bias correction does); ours stay strict.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        updates, optimiser_state = optimiser.update(estimate.gradient, state.optimiser, parameters)
     system = eqx.apply_updates(state.system, updates)
     mistaken = None if wrong is None else jax.vmap(wrong)(estimate.outputs, targets)
     walls = jax.vmap(lambda free: saturation(state.system, free))(estimate.free) if watched else None
@@ -304,7 +316,7 @@ class _Judge:
             worst = max(FAILURES, key=lambda name: window[name])
             raise TrainingError(
                 f"{lost} of {window['examples']} examples did not settle up to {where}, more than `max_unsettled` = "
-                f"{self.max_unsettled:g} allows. Most of them ({window[worst]}): {worst}. {FAILURES[worst]._value}"
+                f"{self.max_unsettled:g} allows. Most of them ({window[worst]}): {worst}. {RESULT[FAILURES[worst]]}"
             )
         self.before = now
 

@@ -42,7 +42,7 @@ def sums_of(
     settled = estimate.settled
     count = jnp.sum(settled, dtype=jnp.int32)
     sums = {
-        "cost": jnp.where(count > 0, estimate.value * count, 0),
+        "cost": jnp.where(count > 0, estimate.value * count.astype(estimate.value.dtype), 0),
         "saturated": jnp.zeros(()) if saturated is None else jnp.sum(saturated),
         "gradient_norm": gradient_norm,
         "steps": jnp.ones((), jnp.int32),
@@ -61,7 +61,7 @@ def sums_of(
     return {name: sums[name].astype(old.dtype) for name, old in no_sums().items()}
 
 
-def epoch_metrics(sums: Mapping[str, Array], *, errors: bool, saturation: bool) -> dict[str, float]:
+def epoch_metrics(sums: Mapping[str, Array], *, errors: bool, saturation: bool) -> dict[str, float | int]:
     """Means over an epoch, from its sums. A measure that has no meaning here is left out."""
     s = {name: float(np.asarray(value)) for name, value in sums.items()}
     examples, steps = max(s["examples"], 1), max(s["steps"], 1)
@@ -100,4 +100,4 @@ def saturation(system: System, free: AbstractEquilibrium) -> Float[Array, ""]:
         return jnp.sum((mark != 0) & ((s <= low) | (s >= high)))
 
     on_walls = sum(jax.tree.leaves(jax.tree.map(at_wall, state, marks, lower, upper)))
-    return on_walls / sum(leaf.size for leaf in jax.tree.leaves(read))
+    return jnp.asarray(on_walls, float) / sum(leaf.size for leaf in jax.tree.leaves(read))

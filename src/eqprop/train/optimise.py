@@ -1,6 +1,6 @@
 r"""Updates: optax transformations built from settings.
 
-The chain is: clip the whole gradient's norm, the rule (plain, momentum, Adam), a rate for each parameter times the
+The chain is: clip the whole gradient's norm, add weight decay, the rule (plain, momentum, Adam), a rate for each parameter times the
 schedule, and last the projection into bounds. Rates live in the optimiser's state as arrays, so that another rate
 compiles nothing anew.
 
@@ -19,9 +19,9 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
+from eqprop.system import System
 from eqprop.train.checkpoint import leaf_name
 from eqprop.train.settings import Settings
-from eqprop.system import System
 
 __all__ = ["OptimiserSettings", "ScheduleSettings", "bounded", "non_negative", "parameters_of", "scale_by_rates"]
 
@@ -54,7 +54,7 @@ class OptimiserSettings(Settings):
 
     kind: Literal["sgd", "momentum", "adam"] = "sgd"
     learning_rate: NonNegativeFloat = 0.1
-    rates: dict[str, NonNegativeFloat] = {}
+    rates: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     """Learning rates of single parameters, by name or pattern: `{"weights.0" = 0.1, "biases.*" = 0.05}`."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of `momentum`; of `adam`, the decay of the first moment."""
@@ -62,7 +62,9 @@ class OptimiserSettings(Settings):
     """Adam: decay of the second moment."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of a whole gradient."""
-    bounds: dict[str, tuple[float, float]] = {}
+    weight_decay: NonNegativeFloat = 0.0
+    """Added to the gradient for each unit of a parameter, before the rule."""
+    bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
     """Bounds of parameters, by name or pattern: `{"conductance" = [0.0, inf]}`."""
     schedule: ScheduleSettings = ScheduleSettings()
 
@@ -77,7 +79,8 @@ class OptimiserSettings(Settings):
             for pattern in getattr(self, option):
                 if not fnmatch.filter(names, pattern):
                     raise ValueError(
-                        f"`optimiser.{option}` names `{pattern}`, which fits no parameter. There are: {', '.join(names)}."
+                        f"`optimiser.{option}` names `{pattern}`, which fits no parameter. There are: "
+                        f"{', '.join(names)}."
                     )
         rules = {
             "sgd": optax.identity,
@@ -85,6 +88,7 @@ class OptimiserSettings(Settings):
             "adam": lambda: optax.scale_by_adam(self.momentum, self.second_moment),
         }
         steps = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
+        steps += [] if self.weight_decay == 0 else [optax.add_decayed_weights(self.weight_decay)]
         steps += [rules[self.kind](), scale_by_rates(self._rate, self.schedule.build(steps_per_epoch, epochs))]
         steps += [bounded(low, high, pattern) for pattern, (low, high) in self.bounds.items()]
         return optax.chain(*steps)
@@ -149,7 +153,7 @@ def bounded(lower: float, upper: float, pattern: str = "*") -> optax.GradientTra
 
         return jax.tree_util.tree_map_with_path(cut, updates, parameters), state
 
-    return optax.GradientTransformation(lambda parameters: optax.EmptyState(), update)
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
 def non_negative(pattern: str = "*") -> optax.GradientTransformation:

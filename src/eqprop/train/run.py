@@ -1,8 +1,8 @@
 """Run folders: a training that can be stopped at any moment, continued to the last bit, and used afterwards.
 
-    config.toml             the resolved configuration, with versions and seed
-    metrics.jsonl           one line per epoch
-    checkpoint.safetensors  weights under their names, optimiser, key, position
+config.toml             the resolved configuration, with versions and seed
+metrics.jsonl           one line per epoch
+checkpoint.safetensors  weights under their names, optimiser, key, position
 """
 
 import json
@@ -61,7 +61,7 @@ class Run:
         self.config: Config = load_config(self.folder / CONFIG)
 
     @property
-    def metrics(self) -> list[dict[str, float]]:
+    def metrics(self) -> list[dict[str, float | int]]:
         """The measures of each epoch."""
         return _read_metrics(self.folder / METRICS)
 
@@ -100,7 +100,8 @@ class Run:
         outputs, settled = outputs_of(experiment.system, experiment.solver, fitted, key=key)
         if not settled.all():
             raise RuntimeError(
-                f"{int((~settled).sum())} of {settled.size} examples did not settle, first example {int(np.argmin(settled))}. "
+                f"{int((~settled).sum())} of {settled.size} examples did not settle, first example "
+                f"{int(np.argmin(settled))}. "
                 "Raise the solver's `max_steps`, or check that the inputs are scaled as in training."
             )
         return outputs
@@ -127,7 +128,9 @@ def new_run(config: Config, out: str | Path = "runs") -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise CheckpointError(f"Cannot make the run folder {folder}: {error.strerror}. Choose another with `--out`.") from error
+            raise CheckpointError(
+                f"Cannot make the run folder {folder}: {error.strerror}. Choose another with `--out`."
+            ) from error
     else:
         raise CheckpointError(f"Cannot find a free name for a run folder in {out}.")
     resolved = config.model_copy(update={"versions": versions()})
@@ -158,6 +161,8 @@ def continue_run(
     run = Run(folder)
     config = run.config
     check_precision(config)
+    for left_over in folder.glob(".*.tmp"):
+        left_over.unlink()
     experiment = config.build() if experiment is None else experiment
     state = _restored(start(experiment, config.training_key()), folder)
     _cut_metrics(folder / METRICS, int(state.epoch))
@@ -187,8 +192,8 @@ def check_precision(config: Config) -> None:
     if wide != (config.precision == "float64"):
         switch = "on" if config.precision == "float64" else "off"
         raise ConfigError(
-            f"The configuration asks for `precision = \"{config.precision}\"` but JAX computes in "
-            f"{'float64' if wide else 'float32'}. Switch it {switch} first: `jax.config.update(\"jax_enable_x64\", "
+            f'The configuration asks for `precision = "{config.precision}"` but JAX computes in '
+            f'{"float64" if wide else "float32"}. Switch it {switch} first: `jax.config.update("jax_enable_x64", '
             f"{config.precision == 'float64'})`."
         )
 
@@ -246,10 +251,13 @@ def _fitted(given, like):
     shape = like.shape[1:]
     if given.ndim == 0 or given[:1].size != int(np.prod(shape)) or len(given) == 0:
         raise ValueError(
-            f"`inputs` of shape {given.shape} do not fit: each example must have {int(np.prod(shape))} numbers, leading "
+            f"`inputs` of shape {given.shape} do not fit: each example must have {int(np.prod(shape))} "
+            f"numbers, leading "
             "axis the example (for a single one add an axis: `inputs[None]`)."
         )
     scaled = given / 255 if given.dtype == np.uint8 else given
     if not np.isfinite(scaled).all():
-        raise ValueError(f"`inputs` hold NaN or infinity, first in example {int(np.argwhere(~np.isfinite(scaled))[0][0])}.")
+        raise ValueError(
+            f"`inputs` hold NaN or infinity, first in example {int(np.argwhere(~np.isfinite(scaled))[0][0])}."
+        )
     return jnp.asarray(scaled.reshape(len(given), *shape), like.dtype)

@@ -83,7 +83,9 @@ class FixedEnds(Ends):
     def check(self, dimension):
         for name, end in (("first", self.first), ("last", self.last)):
             if len(end) != dimension:
-                raise ValueError(f"`FixedEnds.{name}` has {len(end)} numbers; the Lagrangian has {dimension} coordinates.")
+                raise ValueError(
+                    f"`FixedEnds.{name}` has {len(end)} numbers; the Lagrangian has {dimension} coordinates."
+                )
 
 
 class GivenEnds(Ends):

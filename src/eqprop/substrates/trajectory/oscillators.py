@@ -81,7 +81,9 @@ class Oscillators(_Driven):
         return 0.5 * jnp.sum(momentum**2 / self.mass)
 
     def potential(self, position, drive):
-        elastic = 0.5 * jnp.dot(position, jnp.dot(self.stiffness, position)) + 0.25 * jnp.sum(self.quartic * position**4)
+        elastic = 0.5 * jnp.dot(position, jnp.dot(self.stiffness, position)) + 0.25 * jnp.sum(
+            self.quartic * position**4
+        )
         return elastic - work(position, drive)
 
 

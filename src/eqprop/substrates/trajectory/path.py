@@ -117,9 +117,7 @@ class Path(Chain):
         path = self.ends.path(state, inputs)
         return jnp.sum(self.link_actions(path, self.ends.drive(inputs))) + self.ends.energy(path)
 
-    def link_actions(
-        self, path: Inexact[Array, "point coordinate"], drive: PyTree = None
-    ) -> Inexact[Array, " link"]:
+    def link_actions(self, path: Inexact[Array, "point coordinate"], drive: PyTree = None) -> Inexact[Array, " link"]:
         """The discrete Lagrangian of each step. [J s]."""
         drive = self._by_point(drive)
         points = jnp.arange(self.steps + 1, dtype=path.real.dtype) * self.step

@@ -32,7 +32,18 @@ def fetch_series(name: str, folder: str | Path | None = None) -> Path:
         raise ValueError(f"No series are called {name!r}. Known: {', '.join(sorted(SERIES))}.")
     folder = data_folder() / name if folder is None else Path(folder)
     with tempfile.TemporaryDirectory() as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "-d", temporary, PACKAGE]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "-d",
+            temporary,
+            PACKAGE,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(temporary).glob("*.whl"))
         if done.returncode != 0 or not wheels:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eqprop.train.data.cifar import load_cifar
 from eqprop.train.data.dataset import Dataset
 from eqprop.train.data.idx import read_idx
 from eqprop.train.data.sets import KnownSet, find, known, missing
@@ -27,6 +28,8 @@ def load(name: str | Path) -> Dataset:
     * `"mnist"`, `"fashion-mnist"`: 60,000 and 10,000 pictures of 28 x 28 pixels, divided by 255, as their
       authors split them. Looked for in the places that `eqprop.train.data.sets` lists; every file is
       checked against its checksum.
+    * `"cifar10"`: 50,000 and 10,000 pictures of 32 x 32 pixels in three colours, divided by 255, from the binary or
+      Python batches in the user's own folder.
     * `"italy-power"`, `"gunpoint"` and the other names of `eqprop.train.data.ts.SERIES`: time series,
       [sample, channel], as the UCR and UEA archives split them.
     * A path that ends in `_TRAIN.ts`, with its `_TEST.ts` beside it: a set of your own in that format.
@@ -47,6 +50,8 @@ def load(name: str | Path) -> Dataset:
     """
     if str(name).endswith(".npz"):
         return _load_npz(Path(name))
+    if str(name) == "cifar10":
+        return load_cifar()
     if str(name).endswith("_TRAIN.ts"):
         return load_series(Path(name).parent, Path(name).name.removesuffix("_TRAIN.ts"))
     if str(name) in SERIES:

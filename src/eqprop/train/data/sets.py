@@ -105,8 +105,8 @@ def known(name: str) -> KnownSet:
     """The entry of a name; ValueError with all names if there is none."""
     if name not in KNOWN:
         raise ValueError(
-            f"No data set is called {name!r}. Known: {', '.join(sorted(KNOWN))}, time series ({', '.join(sorted(SERIES))}); "
-            "or give the path of a file that ends in .npz or _TRAIN.ts."
+            f"No data set is called {name!r}. Known: {', '.join(sorted([*KNOWN, 'cifar10']))}, time series "
+            f"({', '.join(sorted(SERIES))}); or give the path of a file that ends in .npz or _TRAIN.ts."
         )
     return KNOWN[name]
 

@@ -70,7 +70,9 @@ def read_ts(path: str | Path, *, length: int | None = None) -> Series:
         if not channels:
             raise ValueError(f"`{path}`, line {number}: an example is channels and a class, separated by colons.")
         if label.strip() not in classes:
-            raise ValueError(f"`{path}`, line {number}: class {label.strip()!r} is none of the header's {list(classes)}.")
+            raise ValueError(
+                f"`{path}`, line {number}: class {label.strip()!r} is none of the header's {list(classes)}."
+            )
         labels.append(label.strip())
         examples.append([_channel(path, number, channel) for channel in channels])
     return Series(_stacked(path, rows, examples, length), tuple(labels), classes)
@@ -94,7 +96,9 @@ def load_series(folder: str | Path, name: str, *, length: int | None = None) -> 
     parts = [read_ts(Path(folder) / f"{name}_{part}.ts", length=length) for part in ("TRAIN", "TEST")]
     train, test = parts
     if train.classes != test.classes:
-        raise ValueError(f"`{name}_TRAIN.ts` has classes {train.classes}, `{name}_TEST.ts` {test.classes}; they must agree.")
+        raise ValueError(
+            f"`{name}_TRAIN.ts` has classes {train.classes}, `{name}_TEST.ts` {test.classes}; they must agree."
+        )
     numbers = {label: number for number, label in enumerate(train.classes)}
     targets = [np.array([numbers[label] for label in part.labels], np.int32) for part in parts]
     shape = train.values.shape[1:]
@@ -104,7 +108,9 @@ def load_series(folder: str | Path, name: str, *, length: int | None = None) -> 
 def find_series(name: str) -> Path | None:
     """The folder that holds a known set's two files, or None; looked for where `places` says."""
     title = SERIES[name]
-    return next((f for f in places(name) if all((f / f"{title}_{part}.ts").is_file() for part in ("TRAIN", "TEST"))), None)
+    return next(
+        (f for f in places(name) if all((f / f"{title}_{part}.ts").is_file() for part in ("TRAIN", "TEST"))), None
+    )
 
 
 def places(name: str) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from eqprop.cost import CrossEntropy, SquaredError
 from eqprop.substrates.activation import HardSigmoid, Linear, Logistic, Tanh
@@ -20,14 +20,14 @@ class HopfieldRecipe(Recipe):
     """A network from the data's inputs through hidden layers to one output per class."""
 
     kind: Literal["hopfield"] = "hopfield"
-    hidden: list[PositiveInt] = [256]
+    hidden: list[PositiveInt] = Field(default_factory=lambda: [256])
     """Units of the hidden layers."""
     activation: Literal["hard_sigmoid", "logistic", "tanh"] = "hard_sigmoid"
     output: Literal["linear", "softmax", "hard_sigmoid"] = "linear"
     """Linear (squared error), softmax (cross-entropy), or hard_sigmoid units (squared error) that can saturate."""
     gain: PositiveFloat = 0.7
     """Initial weights lie within ±gain/sqrt(fan-in)."""
-    skips: list[tuple[int, int]] = []
+    skips: list[tuple[int, int]] = Field(default_factory=list)
     """Further connections between layers; 0 is the inputs."""
     estimator: EstimatorSettings = EstimatorSettings()
 

@@ -1,0 +1,284 @@
+"""Convolutional steps measured: equilibrium propagation, backpropagation, backpropagation through time, PyTorch.
+
+Run `python benchmarks/conv.py --out results/conv`: prints a table, and writes `conv.json` and `conv.png`. The network
+is 5x5-32, pool, 5x5-64, pool, softmax readout on 28 x 28 pictures. Every time is the best of a few runs in one process;
+compare ratios, not times of different runs. The PyTorch baseline is the same network in eager style, with the
+literature's counts of synchronous iterations (60 free, 2 x 15 nudged), from the equations.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+
+import eqprop as ep
+
+PICTURE = (28, 28, 1)
+
+
+def network(key):
+    """The network, as the presets have it."""
+    layers = [ep.Conv(32, 5, pooling=ep.MaxPooling(2)), ep.Conv(64, 5, pooling=ep.MaxPooling(2))]
+    return ep.ConvHopfield(PICTURE, layers, 10, key=key)
+
+
+def pictures(batch):
+    """Smooth random pictures, so that units are neither all off nor all saturated."""
+    keys = jax.random.split(jax.random.key(1), 2)
+    coarse = jax.random.uniform(keys[0], (batch, 7, 7, 1))
+    return jax.image.resize(coarse, (batch, *PICTURE), "linear"), jax.random.randint(keys[1], (batch,), 0, 10)
+
+
+def seconds(run, repeats):
+    """Best time of a few calls, the first (which compiles) left out."""
+    jax.block_until_ready(run())
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def product_rate(repeats):
+    """Rate of a large matrix product, the limit of the machine. [GFLOP/s]"""
+    matrix = jnp.ones((1024, 1024))
+    product = jax.jit(lambda a: a @ a)
+    return 2 * 1024**3 / seconds(lambda: product(matrix), repeats) / 1e9
+
+
+def sweep_seconds(net, inputs, repeats):
+    """Time of one plain sweep, from settlings of 4 and 16."""
+
+    def settling(count):
+        solver = ep.BlockDescent(rtol=0.0, atol=0.0, max_steps=count, relaxation=1.0)
+        run = jax.jit(lambda x: jax.vmap(lambda x: ep.settle(net, x, solver, throw=False).state)(x))
+        return seconds(lambda: run(inputs), repeats)
+
+    return (settling(16) - settling(4)) / 12
+
+
+def sweep_work(batch):
+    """Useful floating-point operations of a sweep: one 5x5 convolution from 32 to 64 maps, and its transpose."""
+    return 2 * 2 * batch * 8 * 8 * 64 * 25 * 32
+
+
+def backpropagation(net, inputs, targets):
+    """Gradient of the feed-forward pass of the same weights."""
+
+    @jax.jit
+    def run(parameters):
+        def loss(parameters):
+            model = eqx.combine(parameters, eqx.filter(net, eqx.is_inexact_array, inverse=True))
+            read = jax.vmap(lambda x: model.output(model.initial_state(x)))(inputs)
+            return jnp.mean(jax.vmap(ep.CrossEntropy())(read, targets))
+
+        return jax.grad(loss)(parameters)
+
+    parameters = eqx.filter(net, eqx.is_inexact_array)
+    return lambda: run(parameters)
+
+
+def estimators(steps):
+    """Rules on the network at rest."""
+    return {
+        "equilibrium propagation": ep.EquilibriumPropagation(
+            ep.symmetric(0.2), ep.BlockDescent(1e-3, 1e-4), nudged_solver=ep.BlockDescent(3e-2, 1e-6)
+        ),
+        f"BPTT, {steps} steps": ep.BackpropagationThroughTime(ep.FixedPoint(1e-3, 1e-4), steps),
+    }
+
+
+def flat(tree):
+    """All numbers of a gradient in a row."""
+    return np.asarray(jax.flatten_util.ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0], np.float64)
+
+
+def cosine(a, b):
+    """Cosine of the angle between two gradients."""
+    a, b = flat(a), flat(b)
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def memory(net, inputs, targets, steps):
+    """Temporary memory of a compiled step that may take so many steps. [MB]"""
+    parameters, rest = eqx.partition(net, eqx.is_inexact_array)
+    nudged = ep.BlockDescent(3e-2, 1e-6, max_steps=steps)
+    rules = {
+        "equilibrium propagation": ep.EquilibriumPropagation(
+            ep.symmetric(0.2), ep.BlockDescent(1e-3, 1e-4, max_steps=steps), nudged_solver=nudged
+        ),
+        "BPTT": ep.BackpropagationThroughTime(ep.FixedPoint(1e-3, 1e-4), steps),
+    }
+    found = {}
+    for name, rule in rules.items():
+
+        def run(parameters, inputs, targets, rule=rule):
+            return rule(eqx.combine(parameters, rest), ep.CrossEntropy(), inputs, targets).gradient
+
+        compiled = jax.jit(run).lower(parameters, inputs, targets).compile()
+        found[name] = compiled.memory_analysis().temp_size_in_bytes / 1e6
+    return found
+
+
+def torch_step(net, inputs, targets, *, beta=0.2, free=60, nudged=15):
+    """The same network in PyTorch's eager style: synchronous iterations, symmetric nudges, gradient of Phi."""
+    import torch
+    from torch.nn import functional
+
+    def weights(array, order):
+        return torch.tensor(np.asarray(array)).permute(order).contiguous()
+
+    first, second = (weights(c.kernel, (3, 2, 0, 1)) for c in net.connections)
+    lower, upper = (torch.tensor(np.asarray(b)) for b in net.biases)
+    # Ours flattens row, column, feature; PyTorch's layout is feature, row, column.
+    readout = weights(net.readout.weight.reshape(4, 4, 64, 10), (2, 0, 1, 3)).reshape(1024, 10)
+    offset = torch.tensor(np.asarray(net.readout.bias))
+    x = weights(inputs, (0, 3, 1, 2))
+    y = functional.one_hot(torch.tensor(np.asarray(targets)).long(), 10).float()
+
+    def phi(parameters, state):
+        first, second, lower, upper, *_ = parameters
+        drive = functional.max_pool2d(functional.conv2d(x, first, lower), 2)
+        above = functional.max_pool2d(functional.conv2d(state[0], second, upper), 2)
+        return (drive * state[0]).sum() + (above * state[1]).sum()
+
+    def force(state):
+        errors = torch.softmax(state[1].flatten(1) @ readout + offset, 1) - y
+        return -(errors @ readout.T).reshape(state[1].shape)
+
+    def iterate(state, push, count, drive):
+        low, high = state
+        for _ in range(count):
+            maps = functional.conv2d(low, second, upper)
+            pooled, places = functional.max_pool2d(maps, 2, return_indices=True)
+            down = functional.conv_transpose2d(functional.max_unpool2d(high, places, 2), second)
+            low, high = torch.clamp(drive + down, 0, 1), torch.clamp(pooled if push is None else pooled + push, 0, 1)
+        return low, high
+
+    def run():
+        with torch.no_grad():
+            drive = functional.max_pool2d(functional.conv2d(x, first, lower), 2)
+            zero = torch.zeros(len(x), 32, 12, 12), torch.zeros(len(x), 64, 4, 4)
+            rest = iterate(zero, None, free, drive)
+            push = force(rest)
+            ends = [iterate(rest, sign * beta * push, nudged, drive) for sign in (1, -1)]
+        parameters = [p.detach().requires_grad_() for p in (first, second, lower, upper, readout, offset)]
+        contrast = (phi(parameters, ends[1]) - phi(parameters, ends[0])) / (2 * beta * len(x))
+        # The readout enters by the work of the constant force on the outputs.
+        errors = torch.softmax(rest[1].flatten(1) @ readout + offset, 1) - y
+        for sign, end in zip((0.5, 0.5), ends, strict=True):
+            outputs = end[1].flatten(1) @ parameters[4] + parameters[5]
+            contrast = contrast + sign * (errors * outputs).sum() / len(x)
+        contrast.backward()
+        return [p.grad for p in parameters]
+
+    return run
+
+
+def torch_gradient(net, gradients):
+    """PyTorch's gradient as a tree like ours."""
+    first, second, lower, upper, readout, offset = (jnp.asarray(g.numpy()) for g in gradients)
+    kernels = first.transpose(2, 3, 1, 0), second.transpose(2, 3, 1, 0)
+    weight = readout.reshape(64, 4, 4, 10).transpose(1, 2, 0, 3).reshape(1024, 10)
+
+    def parts(tree):
+        kernels = [c.kernel for c in tree.connections]
+        return [*kernels, *tree.biases, tree.readout.weight, tree.readout.bias]
+
+    parameters = eqx.filter(net, eqx.is_inexact_array)
+    return eqx.tree_at(parts, parameters, [*kernels, lower, upper, weight, offset])
+
+
+def torch_seconds(run, repeats):
+    """Best time of a few calls."""
+    run()
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def measure(batch, steps, repeats, with_torch):
+    """All figures, as they go into the JSON."""
+    net = network(jax.random.key(0))
+    inputs, targets = pictures(batch)
+    limit, sweep = product_rate(repeats), sweep_seconds(net, inputs, repeats)
+    truth = ep.BackpropagationThroughTime(ep.FixedPoint(1e-6, 1e-7), 150)(net, ep.CrossEntropy(), inputs, targets)
+    step = backpropagation(net, inputs, targets)
+    rows = {"backpropagation": {"seconds": seconds(step, repeats), "cosine": None}}
+    for name, rule in estimators(steps).items():
+        found = rule(net, ep.CrossEntropy(), inputs, targets)
+        rows[name] = {
+            "seconds": seconds(lambda r=rule: r(net, ep.CrossEntropy(), inputs, targets).gradient, repeats),
+            "cosine": cosine(found.gradient, truth.gradient),
+            "settled": float(found.settled.mean()),
+        }
+    if with_torch:
+        run = torch_step(net, inputs, targets)
+        rows["PyTorch eager, 60 + 2 x 15 iterations"] = {
+            "seconds": torch_seconds(run, max(repeats // 2, 1)),
+            "cosine": cosine(torch_gradient(net, run()), truth.gradient),
+        }
+    rate = sweep_work(batch) / sweep / 1e9
+    return {
+        "machine": {"processor": platform.processor() or platform.machine(), "jax": jax.__version__},
+        "batch": batch,
+        "matrix_product_gflops": limit,
+        "sweep": {"seconds": sweep, "gflops": rate, "of_limit": rate / limit},
+        "steps": rows,
+        "memory_mb": {t: memory(net, inputs, targets, t) for t in (5, 10, 20, 40)},
+    }
+
+
+def plot(result, path):
+    """Times of a step, and memory over the number of steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = list(result["steps"])
+    left.barh(names, [1e3 * result["steps"][name]["seconds"] for name in names])
+    left.set(xlabel=f"ms for a gradient of {result['batch']} pictures", xscale="log")
+    lengths = list(result["memory_mb"])
+    for name in result["memory_mb"][lengths[0]]:
+        right.plot(lengths, [result["memory_mb"][t][name] for t in lengths], "o-", label=name)
+    right.set(xlabel="steps T", ylabel="temporary memory of a step, MB", ylim=(0, None))
+    right.legend()
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results/conv"), help="folder for conv.json and conv.png")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=60, help="steps of BPTT")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-torch", action="store_true", help="leave the PyTorch baseline out")
+    options = parser.parse_args()
+    result = measure(options.batch, options.steps, options.repeats, not options.no_torch)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "conv.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    plot(result, options.out / "conv.png")
+    sweep = result["sweep"]
+    print(f"matrix product {result['matrix_product_gflops']:.0f} GFLOP/s")
+    print(f"a sweep {1e3 * sweep['seconds']:.1f} ms, {sweep['gflops']:.0f} GFLOP/s, {100 * sweep['of_limit']:.0f} %")
+    for name, row in result["steps"].items():
+        angle = "" if row["cosine"] is None else f"   cosine {row['cosine']:.6f}"
+        print(f"{name:40s} {1e3 * row['seconds']:8.1f} ms{angle}")
+    for length, row in result["memory_mb"].items():
+        print(f"T = {length:3d}: " + ", ".join(f"{name} {value:.0f} MB" for name, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Substrates made real: ngspice, and benches."""

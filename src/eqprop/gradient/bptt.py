@@ -1,0 +1,104 @@
+r"""Backpropagation through time: the baseline that equilibrium propagation is measured against.
+
+The network runs `steps` steps of its solver's map from its initial state, and the cost of the last state is
+differentiated backwards through all of them, or through the last `truncation` only. Memory grows with the number of
+steps that are differentiated; that of equilibrium propagation does not.
+
+Source:
+    B. Scellier, A deep learning theory for neural networks grounded in physics, 2021, section 5.2.
+    A. Laborieux et al., Scaling equilibrium propagation to deep ConvNets, 2021 (as a baseline).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from eqprop.equilibrium import RESULT, Equilibrium
+from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch, value_and_outputs
+from eqprop.settle.base import IterativeSolver, Solver
+from eqprop.system import project
+
+__all__ = ["BackpropagationThroughTime"]
+
+
+class BackpropagationThroughTime(Estimator):
+    """Reverse-mode differentiation through the last steps of a solver's iteration.
+
+    The gradient is that of the state reached, settled or not; `settled` still says which examples did, and all of
+    them count.
+
+    Args:
+        solver: Its step is the network's map: `FixedPoint` for networks in discrete time.
+        steps: Steps from the initial state to the state that is judged.
+        truncation: How many of the last steps are differentiated; all by default.
+    """
+
+    solver: Solver
+    steps: int
+    truncation: int | None = None
+
+    def __check_init__(self):
+        if not isinstance(self.solver, IterativeSolver):
+            raise ValueError(
+                "`BackpropagationThroughTime` needs a solver that makes steps, such as `FixedPoint`; got "
+                f"{type(self.solver).__name__}."
+            )
+        if self.steps < 1:
+            raise ValueError(f"`BackpropagationThroughTime.steps` must be at least 1; got {self.steps}.")
+        if self.truncation is not None and not 1 <= self.truncation <= self.steps:
+            raise ValueError(
+                f"`BackpropagationThroughTime.truncation` must lie between 1 and `steps` = {self.steps}; got "
+                f"{self.truncation}."
+            )
+
+    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+        del key
+        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
+        check_batch(system, inputs, targets)
+        return _through_time(self, system, cost, inputs, targets, start)
+
+
+@eqx.filter_jit
+def _through_time(rule, system, cost, inputs, targets, start):
+    last = rule.steps if rule.truncation is None else rule.truncation
+    parameters, rest = eqx.partition(system, eqx.is_inexact_array)
+
+    def begin(x, state):
+        state = project(system, system.initial_state(x) if state is None else state)
+        return (
+            state,
+            rule.solver.init(system, x, state, {}),
+            jnp.full((), jnp.inf, jax.tree.leaves(state)[0].real.dtype),
+        )
+
+    def run(system, x, loop, length):
+        def advance(loop, _):
+            state, carry, _ = loop
+            state, residual, carry = rule.solver.step(system, x, state, carry)
+            return (state, carry, jax.lax.stop_gradient(residual)), None
+
+        return jax.lax.scan(advance, loop, length=length)[0]
+
+    # Steps before the last are run once, outside the function that is differentiated: they leave no trace in memory.
+    early = jax.vmap(lambda x, s: run(system, x, begin(x, s), rule.steps - last))
+    loops = jax.vmap(begin)(inputs, start) if last == rule.steps else early(inputs, start)
+    loops = jax.tree.map(jax.lax.stop_gradient, loops)
+
+    def loss(parameters):
+        combined = eqx.combine(parameters, rest)
+        states, carries, residuals = jax.vmap(lambda x, loop: run(combined, x, loop, last))(inputs, loops)
+        free = jax.vmap(lambda s, c, r: _reached(rule, s, c, r))(states, carries, residuals)
+        value, outputs = value_and_outputs(combined, cost, free, targets, jnp.ones(batch_size(inputs), bool))
+        return value, (free, outputs)
+
+    (value, (free, outputs)), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
+    return Estimate(value, gradient, outputs, free.result, free, None)
+
+
+def _reached(rule, state, carry, residual):
+    still = jax.lax.stop_gradient(state)
+    settled = residual <= rule.solver.tolerance(still, None)
+    unsettled = RESULT.where(jnp.isfinite(residual), RESULT.max_steps_reached, rule.solver.non_finite)
+    result = RESULT.where(settled, RESULT.settled, unsettled)
+    steps = jnp.asarray(rule.steps, jnp.int32)
+    return Equilibrium(state, result, residual, steps, jax.tree.map(jax.lax.stop_gradient, rule.solver.stats(carry)))

@@ -1,0 +1,112 @@
+"""Small circuits that live in ngspice: XOR and iris, trained with terminal voltages only."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from eqprop.bridges.bench import Bench, BenchSolver
+from eqprop.bridges.ngspice import NgspiceBatchBench, NgspiceBench
+from eqprop.bridges.simulated import SimulatedBench
+from eqprop.bridges.terminals import Terminals
+from eqprop.cost import SquaredError
+from eqprop.gradient.propagation import EquilibriumPropagation
+from eqprop.gradient.stencil import one_sided, symmetric
+from eqprop.settle.graph import GraphNewton
+from eqprop.substrates.circuit.devices import SpiceDiode
+from eqprop.substrates.circuit.netlist import Circuit
+from eqprop.substrates.circuit.network import Network
+from eqprop.train.data.split import stratified_split
+from eqprop.train.experiment import Experiment, wrong_class
+from eqprop.train.recipes.base import Recipe
+
+__all__ = ["NgspiceRecipe"]
+
+
+class NgspiceRecipe(Recipe):
+    """One hidden layer of diodes between two crossbars of trained conductances; a simulator settles it."""
+
+    kind: Literal["ngspice"] = "ngspice"
+    problem: Literal["xor", "iris"] = "iris"
+    simulator: Literal["library", "batch", "own"] = "library"
+    """ngspice's shared library, a process of ngspice for each operating point, or this library's own solver."""
+    hidden: PositiveInt = 8
+    """Nodes with a diode, half of them to each side of ground."""
+    input_gain: PositiveFloat = 1.0
+    """Volts for an input of 1. [V]"""
+    high: PositiveFloat = 0.3
+    """Voltage wanted of the output of the right class; the others are wanted at 0 V. [V]"""
+    conductance: tuple[PositiveFloat, PositiveFloat] = (1e-5, 1e-3)
+    """Range from which initial conductances are drawn. [S]"""
+    saturation_current: PositiveFloat = 1e-6
+    """Of the diodes. [A]"""
+    beta: PositiveFloat = 1e-6
+    """Nudging strength. [S]"""
+    stencil: Literal["symmetric", "one_sided"] = "symmetric"
+    read_noise: NonNegativeFloat = 0.0
+    """Standard deviation of each reading, for `simulator = "own"`. [V]"""
+
+    def build(self, config, key):
+        """The experiment; with `simulator = "library"` it takes ngspice in this process."""
+        if config.data is not None:
+            raise ValueError("`recipe.problem` names the data of this recipe; leave `[data]` out.")
+        train, test = _xor(self.high) if self.problem == "xor" else _iris(self.high)
+        network = self.network(train[0].shape[1], train[1].shape[1], key)
+        system = Terminals(network)
+        stencil = symmetric(self.beta) if self.stencil == "symmetric" else one_sided(self.beta)
+        return Experiment(
+            system=system,
+            cost=SquaredError(),
+            propagate=EquilibriumPropagation(stencil, BenchSolver(self._bench(network))),
+            optimiser=config.optimiser.build(system, max(len(train[0]) // config.batch_size, 1), config.epochs),
+            train=train,
+            test=test,
+            wrong=wrong_class,
+        )
+
+    def network(self, inputs: int, outputs: int, key: jax.Array) -> Network:
+        """The circuit, with freshly drawn conductances."""
+        one, two = jax.random.split(key)
+        low, high = self.conductance
+
+        def draw(key, rows, columns):
+            return jax.random.uniform(key, (rows, columns), minval=low, maxval=high)
+
+        circuit = Circuit()
+        x = circuit.inputs("x", inputs, gain=self.input_gain, mirrored=True)
+        bias = circuit.source("bias", [1.0, -1.0])
+        hidden = circuit.nodes("h", self.hidden)
+        circuit.crossbar("W1", x + bias, hidden, conductance=draw(one, 2 * inputs + 2, self.hidden), trainable=True)
+        circuit.split("diode", hidden, SpiceDiode(self.saturation_current))
+        y = circuit.nodes("y", outputs)
+        circuit.crossbar("W2", hidden + bias, y, conductance=draw(two, self.hidden + 2, outputs), trainable=True)
+        circuit.outputs(y)
+        return circuit.compile()
+
+    def _bench(self, network: Network) -> Bench:
+        if self.simulator == "own":
+            return SimulatedBench(network, GraphNewton(rtol=1e-9, atol=1e-10), read_noise=self.read_noise)
+        if self.read_noise:
+            raise ValueError('`recipe.read_noise` needs `recipe.simulator = "own"`; ngspice reads without noise.')
+        return NgspiceBench(network) if self.simulator == "library" else NgspiceBatchBench(network)
+
+
+def _xor(high):
+    inputs = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
+    pairs = jnp.asarray(inputs), jnp.asarray(high * np.eye(2)[[0, 1, 1, 0]])
+    return pairs, pairs
+
+
+def _iris(high):
+    from sklearn.datasets import load_iris  # late: it takes a second to import
+
+    features, labels = load_iris(return_X_y=True)
+    train, test = stratified_split(labels, 30, seed=0)
+    mean, spread = features[train].mean(0), features[train].std(0)
+    inputs, targets = (features - mean) / spread, high * np.eye(3)[labels]
+    return (jnp.asarray(inputs[train]), jnp.asarray(targets[train])), (
+        jnp.asarray(inputs[test]),
+        jnp.asarray(targets[test]),
+    )

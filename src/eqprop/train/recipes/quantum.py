@@ -1,0 +1,113 @@
+r"""Quantum phase recognition: sensor spins that learn to tell the phase of the matter they are coupled to.
+
+The matter is a ring of spins in the ground state of $-\sum_i K_i Z_{i-1}X_iZ_{i+1} - \sum_i g_i X_i$, a topological (cluster)
+phase where $K$ prevails and a trivial one where $g$ does: controlled-Z gates between neighbours exchange the two, so the
+boundary lies where $\sum_i\log K_i = \sum_i\log g_i$. Each example is one such Hamiltonian with disorder in every term, its
+coefficients the inputs. Trained are fields and couplings of the sensor spins, read is the first one's Z.
+
+Source:
+    C. C. Wanjura and F. Marquardt, Quantum equilibrium propagation for efficient training of quantum systems, 2024 (arXiv
+    2406.06482). P. Smacchia et al., Statistical mechanics of the cluster Ising model, 2011 (the phases).
+"""
+
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from eqprop.cost import SquaredError
+from eqprop.gradient.propagation import EquilibriumPropagation
+from eqprop.gradient.stencil import symmetric
+from eqprop.settle.eigen import DenseEigen, Lanczos
+from eqprop.substrates.quantum import PauliHamiltonian, pauli
+from eqprop.train.experiment import Experiment
+from eqprop.train.recipes.base import Recipe
+
+__all__ = ["QuantumPhaseRecipe", "cluster_hamiltonians", "sensor"]
+
+
+class QuantumPhaseRecipe(Recipe):
+    """Sensor spins beside a ring of matter; ground states by Lanczos or dense diagonalisation."""
+
+    kind: Literal["quantum_phases"] = "quantum_phases"
+    matter: Annotated[int, Field(ge=3, le=14)] = 6
+    """Spins of the matter."""
+    sensors: PositiveInt = 2
+    """Spins of the sensor; the first is read."""
+    beta: PositiveFloat = 0.1
+    """Nudging strength, to stay well below the gap."""
+    solver: Literal["lanczos", "dense"] = "lanczos"
+    krylov: PositiveInt = 24
+    """Vectors of a Lanczos run."""
+    rtol: PositiveFloat = 1e-4
+    train_examples: PositiveInt = 80
+    test_examples: PositiveInt = 100
+    margin: PositiveFloat = 0.1
+    """Smallest distance from the phase boundary, in the mean logarithm of K over g."""
+    disorder: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Relative spread of the coefficients of one Hamiltonian."""
+
+    def build(self, config, key):
+        """The experiment."""
+        system = sensor(self.matter, self.sensors, key)
+        solver = (
+            Lanczos(krylov=self.krylov, rtol=self.rtol, atol=self.rtol) if self.solver == "lanczos" else DenseEigen()
+        )
+        random = np.random.default_rng(config.seed)
+        # Held-out Hamiltonians come from draws of their own.
+        train, test = (
+            cluster_hamiltonians(random, count, self.matter, margin=self.margin, disorder=self.disorder)
+            for count in (self.train_examples, self.test_examples)
+        )
+        steps = max(self.train_examples // config.batch_size, 1)
+        return Experiment(
+            system=system,
+            cost=SquaredError(),
+            propagate=EquilibriumPropagation(symmetric(self.beta), solver),
+            optimiser=config.optimiser.build(system, steps, config.epochs),
+            train=train,
+            test=test,
+            wrong=wrong_sign,
+        )
+
+
+def sensor(matter: int, sensors: int, key: Array) -> PauliHamiltonian:
+    """Matter whose Hamiltonian is the input, and sensor spins with trainable fields and two-body couplings."""
+    spins = matter + sensors
+    ring = range(matter)
+    cluster = [[pauli(spins, {(i - 1) % matter: "Z", i: "X", (i + 1) % matter: "Z"})] for i in ring]
+    fields = [[pauli(spins, {i: "X"})] for i in ring]
+    watching = range(matter, spins)
+    terms = [[pauli(spins, {s: axis})] for s in watching for axis in "XZ"]
+    terms += [[pauli(spins, {s: axis, s + 1: axis})] for s in range(matter, spins - 1) for axis in "XZ"]
+    pairs = ("ZX", "XX", "ZZ")
+    terms += [[pauli(spins, {s: pair[0], i: pair[1]})] for s in watching for i in ring for pair in pairs]
+    coefficients = 0.3 * jax.random.normal(key, (len(terms),))
+    # A transverse field of its own keeps an undecided sensor free to turn.
+    coefficients = coefficients.at[: 2 * sensors : 2].add(-0.5)
+    return PauliHamiltonian(spins, terms, coefficients, [pauli(spins, {matter: "Z"})], input_terms=cluster + fields)
+
+
+def cluster_hamiltonians(
+    random: np.random.Generator, count: int, matter: int, *, margin: float, disorder: float
+) -> tuple[Float[Array, "example term"], Float[Array, "example 1"]]:
+    """Coefficients of `count` Hamiltonians, and +1 for the topological phase, -1 for the trivial one."""
+    inputs, targets = [], []
+    while len(inputs) < count:
+        angle = random.uniform(0, np.pi / 2)
+        spread = 1 + disorder * random.uniform(-1, 1, size=(2, matter))
+        strengths = np.array([[np.sin(angle)], [np.cos(angle)]]) * spread
+        ratio = np.mean(np.log(strengths[0] / strengths[1]))
+        if abs(ratio) >= margin:
+            inputs.append(-strengths.ravel())
+            targets.append([np.sign(ratio)])
+    dtype = jnp.zeros(()).dtype
+    return jnp.asarray(np.array(inputs), dtype), jnp.asarray(np.array(targets), dtype)
+
+
+def wrong_sign(output: PyTree, targets: PyTree) -> Bool[Array, ""]:
+    """Whether the sensor points the other way."""
+    return jnp.sign(output[0]) != targets[0]

@@ -1,0 +1,43 @@
+"""Deep resistive networks that classify."""
+
+from typing import Literal
+
+import equinox as eqx
+from pydantic import PositiveFloat, PositiveInt
+
+from eqprop.cost import SquaredError
+from eqprop.substrates.circuit.drn import DeepResistiveNetwork
+from eqprop.train.devices import DeviceSettings
+from eqprop.train.experiment import classification, load_data
+from eqprop.train.recipes.base import Recipe
+from eqprop.train.settings import EstimatorSettings
+
+__all__ = ["ResistiveRecipe"]
+
+
+class ResistiveRecipe(Recipe):
+    """A deep resistive network from the data's inputs through hidden layers to one output node per class."""
+
+    kind: Literal["deep_resistive"]
+    hidden: list[PositiveInt] = [100]
+    """Nodes of the hidden layers."""
+    input_gain: PositiveFloat = 100.0
+    """Volts per unit of input."""
+    estimator: EstimatorSettings = EstimatorSettings(beta=1.0)
+    devices: DeviceSettings = DeviceSettings()
+    """Imperfections of reading and writing, in the training loop; ideal by default."""
+
+    def build(self, config, key):
+        """The experiment."""
+        data = load_data(config)
+        sizes = [data.train_inputs[0].size, *self.hidden, data.classes]
+        system = DeepResistiveNetwork(sizes, key=key, input_gain=self.input_gain)
+        propagate = self.estimator.build()
+        propagate = eqx.tree_at(lambda p: p.solver, propagate, self.devices.solver(propagate.solver))
+        experiment = classification(config, system, SquaredError(), propagate, one_hot=True)
+        return eqx.tree_at(
+            lambda e: e.optimiser,
+            experiment,
+            self.devices.optimiser(experiment.optimiser),
+            is_leaf=lambda x: x is experiment.optimiser,
+        )

@@ -1,0 +1,87 @@
+"""Regularisation learned by equilibrium propagation: ridge regression whose strengths are the parameters."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+import sklearn.datasets
+from jaxtyping import Array, Float, PyTree
+from pydantic import PositiveFloat, PositiveInt
+
+from eqprop.cost import FunctionCost
+from eqprop.gradient.propagation import EquilibriumPropagation
+from eqprop.gradient.stencil import symmetric
+from eqprop.settle.newton import Newton
+from eqprop.substrates.bilevel import InnerProblem, quadratic_pull
+from eqprop.train.experiment import Experiment
+from eqprop.train.recipes.base import Recipe
+
+__all__ = ["HyperRidgeRecipe", "diabetes", "mean_squared", "ridge"]
+
+
+class HyperRidgeRecipe(Recipe):
+    """Ridge regression of scikit-learn's diabetes progression on all quadratic features; the outer cost is validation."""
+
+    kind: Literal["hyper_ridge"] = "hyper_ridge"
+    per_weight: bool = False
+    """Whether each weight has its own strength of regularisation, or all one."""
+    initial: float = 2.0
+    """Logarithm of the strengths at the start."""
+    beta: PositiveFloat = 0.1
+    """Nudging strength."""
+    train_examples: PositiveInt = 150
+    """Rows the learner sees; the others are halved for validation and test."""
+
+    def build(self, config, key):
+        """The experiment."""
+        del key
+        train, validation, test = diabetes(config.seed, self.train_examples)
+        weights = train[0].shape[-1]
+        dtype = train[0].dtype
+        strengths = jnp.full(weights if self.per_weight else 1, self.initial, dtype)
+        system = InnerProblem(ridge, {"log_strength": strengths}, jnp.zeros(weights, dtype))
+        return Experiment(
+            system=system,
+            cost=FunctionCost(mean_squared),
+            propagate=EquilibriumPropagation(symmetric(self.beta), Newton(rtol=1e-6, atol=1e-6)),
+            optimiser=config.optimiser.build(system, 1, config.epochs),
+            train=(train, validation),
+            test=(train, test),
+        )
+
+
+Rows = tuple[Float[Array, "row feature"], Float[Array, " row"]]
+
+
+def ridge(hyper: PyTree, weights: Float[Array, " feature"], data: Rows) -> Float[Array, ""]:
+    """Half the mean squared error and the pull of each weight to zero."""
+    strength = jnp.broadcast_to(hyper["log_strength"], weights.shape)
+    return mean_squared(weights, data) + quadratic_pull(weights, jnp.zeros_like(weights), strength)
+
+
+def mean_squared(weights: Float[Array, " feature"], data: Rows) -> Float[Array, ""]:
+    """Half the mean squared error of a linear prediction."""
+    features, wanted = data
+    return 0.5 * jnp.mean((jnp.dot(features, weights) - wanted) ** 2)
+
+
+def diabetes(seed: int, train: int) -> tuple[Rows, Rows, Rows]:
+    """Training, validation and test rows, each as a batch of one task; standardised by the training rows."""
+    features, wanted = sklearn.datasets.load_diabetes(return_X_y=True)
+    if not 10 <= train <= len(features) - 20:
+        raise ValueError(f"`train_examples` must lie between 10 and {len(features) - 20}; got {train}.")
+    first, second = np.triu_indices(features.shape[1])
+    features = np.concatenate([features, features[:, first] * features[:, second]], axis=1)
+    order = np.random.default_rng(seed).permutation(len(features))
+    middle = train + (len(features) - train) // 2
+    parts = [order[:train], order[train:middle], order[middle:]]
+    centre, scale = features[parts[0]].mean(0), features[parts[0]].std(0)
+    level, spread = wanted[parts[0]].mean(), wanted[parts[0]].std()
+    dtype = jnp.zeros(()).dtype
+    return tuple(
+        (
+            jnp.asarray((features[rows] - centre) / scale, dtype)[None],
+            jnp.asarray((wanted[rows] - level) / spread, dtype)[None],
+        )
+        for rows in parts
+    )

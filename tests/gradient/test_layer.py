@@ -1,0 +1,79 @@
+"""`Layer` in a larger model, against backpropagation through the unrolled relaxation."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+from tests.systems import flat
+
+import eqprop as ep
+
+NETWORK = ep.LayeredHopfield([4, 7, 5], key=jax.random.key(0), activation=ep.Tanh())
+SOLVER = ep.BlockDescent(rtol=1e-11, atol=1e-12)
+X, LABELS = jax.random.normal(jax.random.key(2), (6, 3)), jnp.arange(6) % 3
+
+
+class Model(eqx.Module):
+    encoder: eqx.nn.Linear
+    physics: eqx.Module
+    readout: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.readout(self.physics(jax.nn.sigmoid(self.encoder(x))))
+
+
+class Unrolled(eqx.Module):
+    system: ep.System
+
+    def __call__(self, x):
+        state = self.system.initial_state(x)
+        carry = SOLVER.init(self.system, x, state, {})
+        for _ in range(60):
+            state, _, carry = SOLVER.step(self.system, x, state, carry)
+        return self.system.output(state)
+
+
+def model(physics):
+    keys = jax.random.split(jax.random.key(1), 2)
+    return Model(eqx.nn.Linear(3, 4, key=keys[0]), physics, eqx.nn.Linear(5, 3, key=keys[1]))
+
+
+def loss(model, inputs):
+    logits = jax.vmap(model)(inputs)
+    return jnp.mean(jax.vmap(ep.CrossEntropy())(logits, LABELS))
+
+
+def agree(ours, truth):
+    ours, truth = flat(ours), flat(truth)
+    assert jnp.linalg.norm(ours - truth) < 1e-3 * jnp.linalg.norm(truth)
+    assert ours @ truth > 0.99999 * jnp.linalg.norm(ours) * jnp.linalg.norm(truth)
+
+
+@pytest.mark.parametrize("stencil", [ep.symmetric(0.01), ep.richardson(0.02), ep.one_sided(1e-4)])
+def test_an_encoder_readout_model_gets_the_gradient_of_backpropagation(stencil):
+    layer = ep.Layer(NETWORK, ep.EquilibriumPropagation(stencil, SOLVER))
+    value, ours = eqx.filter_value_and_grad(loss)(model(layer), X)
+    expected, truth = eqx.filter_value_and_grad(loss)(model(Unrolled(NETWORK)), X)
+    assert jnp.allclose(value, expected, rtol=1e-10)
+    agree(ours.physics.system, truth.physics.system)
+    agree(ours.encoder, truth.encoder)
+    agree(ours.readout, truth.readout)
+
+
+def test_the_gradient_in_the_inputs():
+    layer = ep.Layer(NETWORK, ep.EquilibriumPropagation(ep.symmetric(0.01), SOLVER))
+    ours = jax.grad(lambda x: loss(model(layer), x))(X)
+    truth = jax.grad(lambda x: loss(model(Unrolled(NETWORK)), x))(X)
+    agree(ours, truth)
+
+
+def test_a_zero_cotangent_is_a_zero_gradient():
+    layer = ep.Layer(NETWORK, ep.EquilibriumPropagation(ep.symmetric(0.01), SOLVER))
+    gradient = jax.grad(lambda x: 0 * layer(x).sum())(jnp.ones(4))
+    assert (gradient == 0).all()
+
+
+def test_a_layer_whose_free_phase_does_not_settle_raises():
+    layer = ep.Layer(NETWORK, ep.EquilibriumPropagation(ep.symmetric(0.01), ep.BlockDescent(rtol=1e-12, max_steps=1)))
+    with pytest.raises(Exception, match="Raise `max_steps`"):
+        layer(jnp.ones(4))
