@@ -174,8 +174,8 @@ def test_shots_obey_the_discrete_equations_and_shooting_meets_the_end():
 
 
 def test_continuation_in_the_duration():
-    ends, lagrangian = FixedEnds([0.6, -0.4, 0.3], [-0.5, 0.2, 0.7]), oscillators(quartic=1.0)
-    paths = [Path(lagrangian, ends, steps=60, duration=t) for t in (0.5, 1.0, 1.5, 2.0, 2.5)]
+    ends, lagrangian = FixedEnds([0.6, -0.4, 0.3], [-0.5, 0.2, 0.7]), oscillators()
+    paths = [Path(lagrangian, ends, steps=60, duration=t) for t in (0.5, 1.0, 1.5)]
     reached = follow(paths, None, EXACT)
     assert reached.settled
     slope = jax.grad(paths[-1].energy)(reached.state, None)
@@ -219,7 +219,7 @@ class Pendulum(Lagrangian):
 
 def test_an_autonomous_periodic_path_needs_a_pin():
     steps, duration = 48, 8.0  # longer than the small swing's 2 pi: an orbit of finite amplitude
-    start = 1.7 * jnp.sin(2 * jnp.pi * jnp.arange(steps) / steps)[:, None]
+    start = jnp.asarray(1.7 * np.sin(2 * np.pi * np.arange(steps) / steps))[:, None]
     loose = Path(Pendulum(jnp.ones(())), Periodic(), steps=steps, duration=duration)
     assert settle(loose, None, PathNewton(), start=start, throw=False).result == RESULT.singular
     assert "pin" in RESULT[RESULT.singular]
