@@ -79,7 +79,9 @@ def memory(samples, batch=2, units=16):
     parameters, rest = eqx.partition(system, eqx.is_inexact_array)
     found = {}
     for name, program in programs().items():
-        lowered = jax.jit(lambda p, x, y, program=program: program(eqx.combine(p, rest), x, y)).lower(parameters, inputs, labels)
+        lowered = jax.jit(lambda p, x, y, program=program: program(eqx.combine(p, rest), x, y)).lower(
+            parameters, inputs, labels
+        )
         found[name] = int(lowered.compile().memory_analysis().temp_size_in_bytes)
     return found
 

@@ -15,6 +15,7 @@ from eqprop.substrates.circuit.devices import (
     SpiceDiode,
     thermal_voltage,
 )
+from eqprop.substrates.circuit.draw import draw, power_table, voltage_table
 from eqprop.substrates.circuit.drn import DeepResistiveNetwork
 from eqprop.substrates.circuit.errors import (
     CircuitError,
@@ -41,5 +42,7 @@ from eqprop.substrates.circuit.nudging import (
     suggest_beta,
 )
 from eqprop.substrates.circuit.power import Balance, balance, branch_currents
+from eqprop.substrates.circuit.projection import project
 from eqprop.substrates.circuit.quantity import Fixed, Log, Plain, Quantity, Softplus
+from eqprop.substrates.circuit.transient import Transient, energy_of_inference, time_constants, transient
 from eqprop.substrates.circuit.units import engineering, number

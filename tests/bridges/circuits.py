@@ -34,7 +34,9 @@ def scattered(free: int, seed: int) -> Network:
     pool = x + n
     # A spanning tree joins everything to an input; the rest is scattered.
     earlier = [int(random.integers(0, 3 + k)) for k in range(free)]
-    circuit.resistors("tree", n, pool[np.array(earlier)], conductance=10 ** random.uniform(-5, -3, free), trainable=True)
+    circuit.resistors(
+        "tree", n, pool[np.array(earlier)], conductance=10 ** random.uniform(-5, -3, free), trainable=True
+    )
     a, b = random.integers(0, 3 + free, (2, 5 * free))
     keep = (a != b) & ((a >= 3) | (b >= 3))
     a, b = a[keep], b[keep]

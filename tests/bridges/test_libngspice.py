@@ -32,7 +32,9 @@ def test_altering_equals_reloading_to_the_last_digits():
     lines = [f"R{k} {'in' if k % 2 else 'out'} {'out' if k % 2 else 0} {{}}" for k in range(40)]
 
     def text(numbers):
-        return "\n".join(["t", "V1 in 0 1", *(s.format(repr(float(v))) for s, v in zip(lines, numbers, strict=True)), ".end"])
+        return "\n".join(
+            ["t", "V1 in 0 1", *(s.format(repr(float(v))) for s, v in zip(lines, numbers, strict=True)), ".end"]
+        )
 
     with SharedNgspice(text(np.full(40, 1e3))) as simulator:
         simulator.alter({f"R{k}": float(v) for k, v in enumerate(values)})
@@ -64,7 +66,7 @@ def test_a_second_instance_of_a_process_is_refused_and_possible_after_closing():
 
 
 def test_a_netlist_that_is_not_accepted_leaves_nothing_open():
-    with pytest.raises(NetlistError, match="(?s)does not accept.*r1 in 0 nan"):
+    with pytest.raises(NetlistError, match=r"(?s)does not accept.*r1 in 0 nan"):
         SharedNgspice("t\nV1 in 0 1\nR1 in 0 nan\n.end")
     SharedNgspice(DIVIDER).close()
 

@@ -86,7 +86,7 @@ def test_cards_comments_and_continuation_lines():
         ("L1 a b 1m", "Line 3: element `L1` is not supported"),
         (".subckt amp a b", r"Line 3: `.subckt` is not supported"),
         ("R1 a b", "Line 3: .* is too short"),
-        ("R1 a b nan", "Line 3: value of `R1`: \"nan\" is no SPICE number"),
+        ("R1 a b nan", 'Line 3: value of `R1`: "nan" is no SPICE number'),
         ("R1 a b 0", "Line 3: the resistance of `R1` is zero; use one node"),
         ("R1 a b 1e999", "Line 3: the value of `R1` is 1e999; it must be finite"),
         ("V1 a 0 pulse(0 1 1n)", "Line 3: .*waveforms"),

@@ -99,8 +99,16 @@ def test_edits_that_the_comments_cannot_follow_are_refused(old, new, message):
 @pytest.mark.parametrize(
     ("cards", "kind", "message"),
     [
-        ("V1 a 0 1\nR1 a b 1k\nR2 b 0 1k\nR3 c d 1k", FloatingNodeError, "Node `c` .and 1 other. has no conducting path"),
-        ("V1 a 0 1\nR1 a b 1k\nR2 b 0 1k\nR3 c d 1k\nI1 0 c 1m", UnboundedCircuitError, "Current source `I` feeds node `c`"),
+        (
+            "V1 a 0 1\nR1 a b 1k\nR2 b 0 1k\nR3 c d 1k",
+            FloatingNodeError,
+            "Node `c` .and 1 other. has no conducting path",
+        ),
+        (
+            "V1 a 0 1\nR1 a b 1k\nR2 b 0 1k\nR3 c d 1k\nI1 0 c 1m",
+            UnboundedCircuitError,
+            "Current source `I` feeds node `c`",
+        ),
         ("V1 a 0 1\nV2 a 0 2\nR1 a b 1k\nR2 b 0 1k", VoltageLoopError, "loop"),
         ("V1 a 0 1\nR1 a b 1k\nR2 b 0 -500", NonPassiveError, "-0.002 S"),
     ],
@@ -127,7 +135,7 @@ def test_foreign_netlists_that_mean_something_else_are_refused(cards, message):
 
 def test_what_the_caller_names_must_exist():
     text = "t\nV1 a b 1\nR1 a b 1k\nR2 b 0 1k\n.end"
-    with pytest.raises(NetlistError, match="Name the nodes to be read.*a, b"):
+    with pytest.raises(NetlistError, match=r"Name the nodes to be read.*a, b"):
         from_spice(text)
     with pytest.raises(NetlistError, match="no node `c`"):
         from_spice(text, outputs=["c"])

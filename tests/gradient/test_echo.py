@@ -290,7 +290,9 @@ def test_memory_does_not_grow_with_the_run():
 
 @pytest.mark.slow
 def test_a_hundred_thousand_steps_of_a_near_integrable_system():
-    system = Oscillators(3, key=jax.random.key(0), step=0.05, samples=100_001, anharmonic=0.01, window=Pooled(4, last=True))
+    system = Oscillators(
+        3, key=jax.random.key(0), step=0.05, samples=100_001, anharmonic=0.01, window=Pooled(4, last=True)
+    )
     inputs, targets = jnp.zeros((1, 1)), jnp.zeros((1, 5, 3))
     truth = BackpropagationThroughTime()(system, SquaredError(), inputs, targets)
     estimate = EchoPropagation(symmetric(1e-7))(system, SquaredError(), inputs, targets)

@@ -17,7 +17,13 @@ X = jnp.array([1.0, -2.0, 0.5, 0.3])
 
 @pytest.mark.parametrize(
     "device",
-    [None, ckt.IdealDiode(), ckt.PiecewiseLinearDiode(1e-2, 0.1), ckt.ShockleyDiode(1e-9, 2.0), ckt.AntiparallelDiodes()],
+    [
+        None,
+        ckt.IdealDiode(),
+        ckt.PiecewiseLinearDiode(1e-2, 0.1),
+        ckt.ShockleyDiode(1e-9, 2.0),
+        ckt.AntiparallelDiodes(),
+    ],
     ids=lambda d: type(d).__name__,
 )
 def test_agrees_with_the_general_newton(device):

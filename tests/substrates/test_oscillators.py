@@ -22,9 +22,7 @@ def graph(kind):
     if kind == "ising machine":
         return OscillatorGraph(UNITS, edges, coupling, harmonic=jnp.full(UNITS, 1.5), **fields)
     frequency = jnp.asarray(0.3 * random.normal(size=UNITS))
-    return OscillatorGraph(
-        UNITS, edges, jnp.abs(coupling) + 0.5, frequency=frequency, pinned={0: 0.0}, outputs=(5, 6)
-    )
+    return OscillatorGraph(UNITS, edges, jnp.abs(coupling) + 0.5, frequency=frequency, pinned={0: 0.0}, outputs=(5, 6))
 
 
 def batch(system):
@@ -186,7 +184,9 @@ def test_holomorphic_nudging_reaches_the_rounding_floor():
 def test_a_free_rotation_is_refused():
     edges = [(0, 1), (2, 3)]
     coupling = jnp.ones(2)
-    with pytest.raises(ValueError, match=r"rotation symmetry of oscillators \[2, 3\].*Pin one of them, `pinned=\{2: 0.0\}`"):
+    with pytest.raises(
+        ValueError, match=r"rotation symmetry of oscillators \[2, 3\].*Pin one of them, `pinned=\{2: 0.0\}`"
+    ):
         OscillatorGraph(4, edges, coupling, pinned={0: 0.0})
     with pytest.raises(ValueError, match="Nothing breaks the rotation symmetry"):
         OscillatorGraph(4, edges, coupling, driven=(0, 2), field=jnp.asarray([1.0, 0.0]))

@@ -169,7 +169,8 @@ def test_thermal_states_at_second_order_where_the_classical_covariance_is_wrong(
     for k in range(len(system.terms)):
         shift = jnp.zeros(len(system.terms)).at[k].set(step)
         up, down = (
-            PauliHamiltonian(5, system.terms, system.coefficients + sign * shift, system.observables) for sign in (1, -1)
+            PauliHamiltonian(5, system.terms, system.coefficients + sign * shift, system.observables)
+            for sign in (1, -1)
         )
         exact.append((thermal_cost(up, temperature) - thermal_cost(down, temperature)) / (2 * step))
     exact = np.array(exact)
@@ -210,7 +211,9 @@ def test_a_degenerate_ground_state_is_refused(solver):
     pair = PauliHamiltonian(3, [["ZZI"], ["IZZ"]], jnp.asarray([-1.0, -1.0]), ["ZII"])
     with pytest.raises(Exception, match="singular at this state: some direction of the state costs no"):
         ep.settle(pair, NONE, solver)
-    estimate = ep.EquilibriumPropagation(ep.symmetric(0.1), solver)(pair, ep.SquaredError(), NO_INPUTS, jnp.ones((1, 1)))
+    estimate = ep.EquilibriumPropagation(ep.symmetric(0.1), solver)(
+        pair, ep.SquaredError(), NO_INPUTS, jnp.ones((1, 1))
+    )
     assert not estimate.settled.any()
     lifted = PauliHamiltonian(3, [["ZZI"], ["IZZ"], ["ZII"]], jnp.asarray([-1.0, -1.0, -0.1]), ["ZII"])
     assert float(ep.settle(lifted, NONE, solver).gap) == pytest.approx(0.2)

@@ -9,7 +9,7 @@ Nothing here is traced: a bench answers one example at a time, on the host.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -47,6 +47,7 @@ class Capabilities:
     """Standard deviation of one reading, as far as known; what to choose beta by."""
 
 
+@runtime_checkable
 class Bench(Protocol):
     """Four methods make anything a bench."""
 
@@ -82,15 +83,15 @@ class Readings(AbstractEquilibrium):
     `residual` is the standard error of their mean (root mean square over the terminals); zero for a single reading.
     """
 
-    state: Inexact[Array, "reading terminal"]
+    state: Inexact[Array | np.ndarray, "*batch reading terminal"]
     result: RESULT
-    residual: Inexact[Array, "*batch"]
-    steps: Int[Array, "*batch"]
+    residual: Inexact[Array | np.ndarray, "*batch"]
+    steps: Int[Array | np.ndarray, "*batch"]
 
     @property
-    def restart(self) -> Inexact[Array, " terminal"]:
+    def restart(self) -> Inexact[Array | np.ndarray, "*batch terminal"]:
         """The mean reading."""
-        return jnp.mean(self.state, axis=-2)
+        return self.state.mean(axis=-2)
 
     def expect(self, fn):
         """Mean of `fn` over the readings."""
@@ -113,7 +114,9 @@ class BenchSolver(Solver):
 
     def __check_init__(self):
         if self.repeats < 1 or self.retries < 0:
-            raise ValueError(f"`repeats` must be at least 1 and `retries` at least 0; got {self.repeats} and {self.retries}.")
+            raise ValueError(
+                f"`repeats` must be at least 1 and `retries` at least 0; got {self.repeats} and {self.retries}."
+            )
 
     def solve(self, system, inputs, start, *, free, key):
         """Settle one example on the bench; `start` is of no use to a physical system.
@@ -134,7 +137,8 @@ class BenchSolver(Solver):
         if self.repeats > 1:
             spread = np.sqrt(np.mean(np.var(readings, axis=0, ddof=1)) / self.repeats)
         states = np.stack([np.asarray(_state(base, reading), dtype) for reading in readings])
-        return Readings(jnp.asarray(states), RESULT.settled, jnp.asarray(spread, dtype), jnp.ones((), jnp.int32))
+        # NumPy throughout: a batch of readings goes to JAX as one array.
+        return Readings(states, RESULT.settled, np.asarray(spread, dtype), np.ones((), np.int32))
 
     def _read(self, inputs, nudge):
         wanted = self.bench.capabilities.terminals
@@ -149,7 +153,9 @@ class BenchSolver(Solver):
                 raise BenchError(f"The bench announced {wanted} terminals and read an array of shape {reading.shape}.")
             if np.isfinite(reading).all():
                 return reading
-            failure = BenchError(f"Terminal {int(np.argmin(np.isfinite(reading)))} read {reading[~np.isfinite(reading)][0]}.")
+            failure = BenchError(
+                f"Terminal {int(np.argmin(np.isfinite(reading)))} read {reading[~np.isfinite(reading)][0]}."
+            )
         raise BenchError(f"The bench failed {self.retries + 1} times in a row; the last time: {failure}") from failure
 
 
@@ -183,7 +189,8 @@ def check_able(able: Capabilities, nudge: Float[np.ndarray, " output"] | None) -
 def settings_of(system: System) -> dict[str, Float[np.ndarray, "..."]]:
     """A system's parameters as a bench is told them: by name, in SI units.
 
-    For circuits, the trained quantities of each element (`W1.conductance`); for other systems the arrays by their place.
+    For circuits, the trained quantities of each element (`W1.conductance`); for other systems the arrays by their
+    place.
     """
     if isinstance(system, Terminals | Network):
         return {

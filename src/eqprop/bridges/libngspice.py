@@ -126,7 +126,9 @@ class SharedNgspice:
                 "`close()` the first one, or start another process."
             )
         if engine.dead:
-            raise BackendUnavailable("ngspice has quit after a fatal error earlier in this process; start a new process.")
+            raise BackendUnavailable(
+                "ngspice has quit after a fatal error earlier in this process; start a new process."
+            )
         self._engine = engine
         engine.owner = self
         engine.sources = {}
@@ -209,7 +211,9 @@ class SharedNgspice:
         self._open()
         info = self._engine.library.ngGet_Vec_Info(name.encode())
         if not info or not info.contents.real or info.contents.length == 0:
-            raise ValueError(f"ngspice has no vector `{name}` in its last analysis; it has: {', '.join(self.vectors())}.")
+            raise ValueError(
+                f"ngspice has no vector `{name}` in its last analysis; it has: {', '.join(self.vectors())}."
+            )
         return np.ctypeslib.as_array(info.contents.real, (info.contents.length,)).copy()
 
     def voltages(self, nodes: Sequence[str]) -> Float[np.ndarray, " node"]:

@@ -1,7 +1,7 @@
 """SPICE text: cards in and out, numbers that survive the round trip.
 
-Only what every SPICE shares is written: R, D, V, I, E, F and C cards, `.model ... D(...)`, `.options`, comments. What is
-read is that subset; anything else is an error that names the line.
+Only what every SPICE shares is written: R, D, V, I, E, F and C cards, `.model ... D(...)`, `.options`, comments. What
+is read is that subset; anything else is an error that names the line.
 """
 
 import dataclasses
@@ -122,7 +122,8 @@ def read_netlist(text: str) -> Netlist:
     """Parse a netlist.
 
     Read are R, D, V, I, E, F and C cards with plain values, `.model` of diodes with `is` and `n`, `.options` (`gmin`,
-    `temp`, `tnom`; others do not change the circuit); `.op`, `.print`, `.plot`, `.save`, `.tran`, `.ic` and `.end` are passed over.
+    `temp`, `tnom`; others do not change the circuit); `.op`, `.print`, `.plot`, `.save`, `.tran`, `.ic` and `.end` are
+    passed over.
 
     Args:
         text: The netlist; its first line is the title.
@@ -146,11 +147,15 @@ def read_netlist(text: str) -> Netlist:
         elif head in (".op", ".print", ".plot", ".save", ".tran", ".ic"):
             continue
         elif head.startswith("."):
-            raise NetlistError(f"Line {line}: `{words[0]}` is not supported; give a flat netlist of R, D, V, I, E, F, C.")
+            raise NetlistError(
+                f"Line {line}: `{words[0]}` is not supported; give a flat netlist of R, D, V, I, E, F, C."
+            )
         else:
             card = _card(line, words)
             if card.name.lower() in cards:
-                raise NetlistError(f"Line {line}: the name `{card.name}` is taken by line {cards[card.name.lower()].line}.")
+                raise NetlistError(
+                    f"Line {line}: the name `{card.name}` is taken by line {cards[card.name.lower()].line}."
+                )
             cards[card.name.lower()] = card
     _check_models(cards, models)
     remark = "".join(line[len(MARK) :] for line in lines if line.startswith(MARK))
@@ -185,7 +190,8 @@ def _card(line: int, words: list[str]) -> Card:
     count = _NODES.get(name[0].lower())
     if count is None:
         raise NetlistError(
-            f"Line {line}: element `{name}` is not supported. Supported are R, D, V, I, C and the pair E, F of a bidirectional amplifier."
+            f"Line {line}: element `{name}` is not supported. Supported are R, D, V, I, C and the pair E, F of a "
+            "bidirectional amplifier."
         )
     nodes = tuple("0" if word.lower() in ("0", "gnd") else word.lower() for word in words[1 : 1 + count])
     rest = words[1 + count :]
@@ -196,14 +202,19 @@ def _card(line: int, words: list[str]) -> Card:
     if kind == "d":
         model, rest = rest[0].lower(), rest[1:]
         if rest:
-            raise NetlistError(f"Line {line}: `{' '.join(rest)}` after the model of `{name}` is not supported (area, ic, temp).")
+            raise NetlistError(
+                f"Line {line}: `{' '.join(rest)}` after the model of `{name}` is not supported (area, ic, temp)."
+            )
         return Card(name, nodes, None, model, line)
     if kind == "f":
         model, rest = rest[0].lower(), rest[1:]
     if kind in "vi" and rest[:1] and rest[0].lower() == "dc":
         rest = rest[1:]
     if len(rest) != 1:
-        raise NetlistError(f"Line {line}: `{name}` needs one value; got `{' '.join(rest)}` (waveforms and extra parameters are not supported).")
+        raise NetlistError(
+            f"Line {line}: `{name}` needs one value; got `{' '.join(rest)}` (waveforms and extra parameters are not "
+            "supported)."
+        )
     return Card(name, nodes, _value(line, name, rest[0]), model, line)
 
 
@@ -219,7 +230,7 @@ def _value(line: int, name: str, text: str) -> float:
     return value
 
 
-def _assignments(line: int, words: list[str]) -> dict[str, str]:
+def _assignments(words: list[str]) -> dict[str, str]:
     pairs = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -231,7 +242,7 @@ def _model(line: int, words: list[str]) -> Model:
     if len(words) < 3 or words[2].lower() != "d":
         raise NetlistError(f"Line {line}: only `.model NAME D(...)` is supported; got `{' '.join(words)}`.")
     parameters = {}
-    for key, text in _assignments(line, words[3:]).items():
+    for key, text in _assignments(words[3:]).items():
         value = _value(line, key, text)
         if key in ("is", "n"):
             parameters[key] = value
@@ -244,7 +255,7 @@ def _model(line: int, words: list[str]) -> Model:
 
 def _options(line: int, words: list[str]) -> dict[str, float]:
     found = {}
-    for key, text in _assignments(line, words[1:]).items():
+    for key, text in _assignments(words[1:]).items():
         if key in ("gmin", "temp", "tnom"):
             found[key] = _value(line, key, text)
     return found

@@ -67,7 +67,9 @@ def _read_plot(data, position, path):
     begin = marker + len(b"Binary:\n")
     end = begin + count * points * dtype.itemsize
     if end > len(data):
-        raise ValueError(f"`{path}` is cut short: {count} variables of {points} points need {end - len(data)} bytes more.")
+        raise ValueError(
+            f"`{path}` is cut short: {count} variables of {points} points need {end - len(data)} bytes more."
+        )
     table = np.frombuffer(data[begin:end], dtype).reshape(points, count)
     vectors = {name: table[:, column].copy() for column, name in enumerate(names)}
     return Plot(fields.get("title", ""), fields.get("plotname", ""), vectors), end

@@ -102,7 +102,9 @@ class Replay:
         entry = self._take("set")
         for name, value in parameters.items():
             if name not in entry or not np.array_equal(entry[name], value):
-                raise BenchError(f"Step {self._next - 1} of the recording set another `{name}`; this is not the recorded session.")
+                raise BenchError(
+                    f"Step {self._next - 1} of the recording set another `{name}`; this is not the recorded session."
+                )
 
     def apply(
         self, inputs: Float[np.ndarray, " input"], nudge: Float[np.ndarray, " output"] | None
@@ -116,7 +118,9 @@ class Replay:
         entry = self._take("inputs", whole=True)
         for name, value in asked.items():
             if entry[name] != value:
-                raise BenchError(f"Step {self._next - 1} of the recording had other {name}; this is not the recorded session.")
+                raise BenchError(
+                    f"Step {self._next - 1} of the recording had other {name}; this is not the recorded session."
+                )
         if "failed" in entry:
             raise BenchError(entry["failed"])
         return np.array(entry["readings"])
@@ -130,5 +134,7 @@ class Replay:
         entry = self._entries[self._next]
         self._next += 1
         if kind not in entry:
-            raise BenchError(f"Step {self._next - 1} of the recording was a different command; this is not the recorded session.")
+            raise BenchError(
+                f"Step {self._next - 1} of the recording was a different command; this is not the recorded session."
+            )
         return entry if whole else entry[kind]

@@ -71,4 +71,6 @@ def _check(what, values, limits, remedy):
     bad = ~((values >= low) & (values <= high))
     if bad.any():
         k = int(np.argmax(bad))
-        raise LimitError(f"{what} {k} is {values[k]:.6g}, outside of [{low:g}, {high:g}]; nothing was applied. {remedy}")
+        raise LimitError(
+            f"{what} {k} is {values[k]:.6g}, outside of [{low:g}, {high:g}]; nothing was applied. {remedy}"
+        )

@@ -5,7 +5,7 @@ import numpy as np
 from eqprop.bridges.errors import NetlistError
 from eqprop.bridges.netlist_text import Card, Netlist
 from eqprop.substrates.circuit.devices import SpiceDiode
-from eqprop.substrates.circuit.elements import InputSources, Nodes
+from eqprop.substrates.circuit.elements import Amplifiers, InputSources, Nodes
 from eqprop.substrates.circuit.netlist import Circuit
 
 __all__ = ["circuit_of"]
@@ -50,11 +50,11 @@ def circuit_of(netlist: Netlist, outputs: list[str] | None, inputs: list[str] | 
     if amplifiers:
         before, behind = (Nodes(np.array([number[pair[side]] for pair in amplifiers])) for side in (0, 1))
         gains, backs = (np.array([pair[k] for pair in amplifiers]) for k in (2, 3))
-        from eqprop.substrates.circuit.elements import Amplifiers
-
-        circuit.elements["A"] = Amplifiers(before, behind, tuple(gains.tolist()), tuple(backs.tolist()))
+            circuit.elements["A"] = Amplifiers(before, behind, tuple(gains.tolist()), tuple(backs.tolist()))
     if not outputs:
-        raise NetlistError(f'Name the nodes to be read: `from_spice(text, outputs=["..."])`; there are: {", ".join(seen)}.')
+        raise NetlistError(
+            f'Name the nodes to be read: `from_spice(text, outputs=["..."])`; there are: {", ".join(seen)}.'
+        )
     for name in outputs:
         if name.lower() not in number:
             raise NetlistError(f"There is no node `{name}` to read; there are: {', '.join(seen)}.")
@@ -74,7 +74,9 @@ def _input_sources(sources: list[Card], names: list[str]) -> list[Card]:
         if name not in by_name:
             raise NetlistError(f"There is no voltage source `{name}` to set; there are: {', '.join(by_name)}.")
         if by_name[name].nodes[1] != "0":
-            raise NetlistError(f"Line {by_name[name].line}: input source `{by_name[name].name}` must go from a node to ground.")
+            raise NetlistError(
+                f"Line {by_name[name].line}: input source `{by_name[name].name}` must go from a node to ground."
+            )
     return [by_name[name] for name in names]
 
 
@@ -107,22 +109,26 @@ def _amplifiers(cards: dict[str, Card]) -> tuple[list[tuple[str, str, float, flo
             continue
         inner, ground, before, reference = card.nodes
         sense = [v for v in rest.values() if v.name[0].lower() == "v" and v.nodes[0] == inner and v.value == 0]
-        back = [f for f in rest.values() if f.name[0].lower() == "f" and sense and (f.model or "") == sense[0].name.lower()]
+        back = [
+            f for f in rest.values() if f.name[0].lower() == "f" and sense and (f.model or "") == sense[0].name.lower()
+        ]
         if ground != "0" or reference != "0" or not sense or not back or back[0].nodes != (before, "0"):
             raise NetlistError(
-                f"Line {card.line}: `{card.name}` is not half of a bidirectional amplifier. A voltage-controlled source alone has no "
-                "co-content; supported is `E s 0 x 0 A`, `V s y 0`, `F x 0 V c` together."
+                f"Line {card.line}: `{card.name}` is not half of a bidirectional amplifier. A voltage-controlled "
+                "source alone has no co-content; supported is `E s 0 x 0 A`, `V s y 0`, `F x 0 V c` together."
             )
         others = [c for c in rest.values() if inner in c.nodes and c is not card and c is not sense[0]]
         if others:
-            raise NetlistError(f"Line {others[0].line}: `{others[0].name}` joins the inner node `{inner}` of an amplifier.")
+            raise NetlistError(
+                f"Line {others[0].line}: `{others[0].name}` joins the inner node `{inner}` of an amplifier."
+            )
         found.append((before, sense[0].nodes[1], card.value, back[0].value))
         for used in (card, sense[0], back[0]):
             del rest[used.name.lower()]
     for card in rest.values():
         if card.name[0].lower() == "f":
             raise NetlistError(
-                f"Line {card.line}: `{card.name}` is not half of a bidirectional amplifier; supported is `E s 0 x 0 A`, "
-                "`V s y 0`, `F x 0 V c` together."
+                f"Line {card.line}: `{card.name}` is not half of a bidirectional amplifier; supported is "
+                "`E s 0 x 0 A`, `V s y 0`, `F x 0 V c` together."
             )
     return found, rest

@@ -19,7 +19,9 @@ def _spice() -> None:
 def compare(
     what: Annotated[
         str,
-        typer.Argument(metavar="NETLIST.cir|FILE.py:NAME", help="A netlist, or a Circuit (or Network) in a Python file."),
+        typer.Argument(
+            metavar="NETLIST.cir|FILE.py:NAME", help="A netlist, or a Circuit (or Network) in a Python file."
+        ),
     ],
     inputs: Annotated[
         str | None, typer.Option(metavar="X,Y,...", help="Inputs of the circuit; all 1 by default.")
@@ -79,7 +81,9 @@ def _network(what):
     if isinstance(found, Circuit):
         return found.compile()
     if not isinstance(found, Network):
-        raise ValueError(f"`{what}` is a {type(found).__name__}; point at a Circuit, a Network, or a function that makes one.")
+        raise ValueError(
+            f"`{what}` is a {type(found).__name__}; point at a Circuit, a Network, or a function that makes one."
+        )
     return found
 
 

@@ -115,7 +115,7 @@ class FieldForced(Nudged):
     anchor: PyTree
     beta: Inexact[Array, ""]
 
-    def __init__(self, system: OneWay, cost: Callable, targets: PyTree, free: PyTree, beta: Inexact[Array, ""]):
+    def __init__(self, system: System, cost: Callable, targets: PyTree, free: PyTree, beta: Inexact[Array, ""]):
         _check_one_way(system, "FieldForced")
         self.system = system
         self.pull = Forced(system, cost, targets, free, beta)
@@ -137,7 +137,7 @@ class AntisymmetricForced(Nudged):
     anchor: PyTree
     beta: Inexact[Array, ""]
 
-    def __init__(self, system: OneWay, cost: Callable, targets: PyTree, free: PyTree, beta: Inexact[Array, ""]):
+    def __init__(self, system: System, cost: Callable, targets: PyTree, free: PyTree, beta: Inexact[Array, ""]):
         _check_one_way(system, "AntisymmetricForced")
         self.system = system
         self.pull = Forced(system, cost, targets, free, beta)
@@ -159,7 +159,7 @@ class Dyads(Nudged):
     targets: PyTree
     beta: Inexact[Array, ""]
 
-    def __init__(self, system: Doubled, cost: Callable, targets: PyTree, free: PyTree, beta: Inexact[Array, ""]):
+    def __init__(self, system: System, cost: Callable, targets: PyTree, free: PyTree, beta: Inexact[Array, ""]):
         del free
         if not isinstance(system, Doubled):
             raise ValueError(f"`Dyads` nudges the two copies of a `Doubled` system; got `{type(system).__name__}`.")

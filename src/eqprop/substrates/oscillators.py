@@ -168,8 +168,8 @@ class LayeredOscillators(System):
     r"""Layers of XY oscillators that classify: fields linear in the inputs, couplings between neighbouring layers.
 
     Hidden oscillators of the first layer feel the field $(x A + a)\cos\varphi + (x B + b)\sin\varphi$; output oscillators
-    a fixed field towards 0, so that 0 is undecided and $\pm\pi/2$ the two answers. Train with `PhaseError`; targets at 0
-    and $\pi$ would sit on an unstable point.
+    a fixed field towards 0, so that 0 is undecided, and they answer by the way they turn. Train with `PhaseError` and
+    targets less than $\pi$ apart, $\pm 1$ say: an answer off by $\pi$ feels no force.
 
     Args:
         sizes: Inputs, oscillators of each hidden layer, outputs.

@@ -82,6 +82,8 @@ class PauliHamiltonian(System):
 
     def energy(self, state, inputs):
         norm = jnp.sum(state * state)
+        # Finite at the zero state too, which stands in for examples that did not settle.
+        norm = jnp.where(norm > 0, norm, 1)
         return jnp.sum(state * self.apply(state, inputs)) / norm + 0.25 * (norm - 1) ** 2
 
     def apply(
@@ -119,7 +121,8 @@ class PauliHamiltonian(System):
         for string in self.observables:
             image = self._flip(_scale(_signs(string, state.dtype), state), _flipped(string))
             values.append(jnp.sum(state * image))
-        return jnp.stack(values) / jnp.sum(state * state)
+        norm = jnp.sum(state * state)
+        return jnp.stack(values) / jnp.where(norm > 0, norm, 1)
 
     def _flip(self, state, flipped):
         if not flipped:

@@ -17,14 +17,18 @@ def divider():
 
 
 def test_the_divider_divides():
-    assert float(ckt.operating_points(divider().compile(), jnp.array([[3.0]])).outputs[0, 0]) == pytest.approx(1.5, rel=1e-14)
+    assert float(ckt.operating_points(divider().compile(), jnp.array([[3.0]])).outputs[0, 0]) == pytest.approx(
+        1.5, rel=1e-14
+    )
 
 
 def test_floating_island():
     circuit = divider()
     a, b = circuit.node("n3"), circuit.node("n4")
     circuit.resistors("loose", a, b, resistance="1k")
-    with pytest.raises(ckt.FloatingNodeError, match=r"Node `n3` \(and 1 other\) has no conducting path to ground or a source"):
+    with pytest.raises(
+        ckt.FloatingNodeError, match=r"Node `n3` \(and 1 other\) has no conducting path to ground or a source"
+    ):
         circuit.compile()
 
 
@@ -37,8 +41,15 @@ def test_current_source_into_an_island():
 
 def test_node_behind_diodes_only():
     circuit = divider()
-    circuit.diodes("d1", circuit.nodes("y", 1) if "y" not in circuit.groups else circuit.groups["y"], circuit.node("z"), ckt.ShockleyDiode())
-    with pytest.raises(ckt.CircuitError, match=r"Node `z` reaches ground or a source only through diodes.*minimal_conductance"):
+    circuit.diodes(
+        "d1",
+        circuit.nodes("y", 1) if "y" not in circuit.groups else circuit.groups["y"],
+        circuit.node("z"),
+        ckt.ShockleyDiode(),
+    )
+    with pytest.raises(
+        ckt.CircuitError, match=r"Node `z` reaches ground or a source only through diodes.*minimal_conductance"
+    ):
         circuit.compile()
     with pytest.warns(ckt.WeaklyGroundedNode, match="Node `z`"):
         circuit.compile(minimal_conductance=1e-12)

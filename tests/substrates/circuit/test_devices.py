@@ -75,7 +75,15 @@ def test_exponentials_do_not_overflow():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("4.7k", 4700.0), ("10u", 1e-5), ("1meg", 1e6), ("2.5e-3", 2.5e-3), ("5 mS", 5e-3), ("10µA", 1e-5), ("-3 V", -3.0)],
+    [
+        ("4.7k", 4700.0),
+        ("10u", 1e-5),
+        ("1meg", 1e6),
+        ("2.5e-3", 2.5e-3),
+        ("5 mS", 5e-3),
+        ("10µA", 1e-5),
+        ("-3 V", -3.0),
+    ],
 )
 def test_engineering_notation(text, value):
     assert ckt.number(text) == value

@@ -47,7 +47,9 @@ def test_energy_is_half_the_power_of_a_resistive_circuit():
     np.testing.assert_allclose(2 * network.energy(points.state[0], x), points.balance.absorbed[0], rtol=1e-13)
 
 
-@pytest.mark.parametrize("build", [layered, cascade, lambda: layered(device=ckt.IdealDiode()), lambda: layered(sources=True)])
+@pytest.mark.parametrize(
+    "build", [layered, cascade, lambda: layered(device=ckt.IdealDiode()), lambda: layered(sources=True)]
+)
 def test_books_balance(build):
     network = build()
     inputs = 3 * jax.random.normal(jax.random.key(3), (8, network.topology.input_size))

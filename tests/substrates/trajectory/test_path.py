@@ -152,9 +152,7 @@ def test_static_limit_gives_the_gradient_of_the_static_energy():
 
     def static_cost(spring, quartic):
         curvature = spring + jnp.diag(3 * quartic * rest**2)
-        moved = rest - jnp.linalg.solve(
-            jax.lax.stop_gradient(curvature), spring @ rest + quartic * rest**3 - force
-        )
+        moved = rest - jnp.linalg.solve(jax.lax.stop_gradient(curvature), spring @ rest + quartic * rest**3 - force)
         return 0.5 * jnp.sum((moved - target) ** 2)
 
     exact = jax.grad(static_cost, argnums=(0, 1))(lagrangian.spring, lagrangian.quartic)

@@ -136,7 +136,9 @@ class PiecewiseLinearDiode(Device):
     on_conductance: Quantity
     threshold: Quantity
 
-    def __init__(self, on_conductance: float | int | str | Quantity = 1.0, threshold: float | int | str | Quantity = 0.0):
+    def __init__(
+        self, on_conductance: float | int | str | Quantity = 1.0, threshold: float | int | str | Quantity = 0.0
+    ):
         self.on_conductance = _positive("PiecewiseLinearDiode.on_conductance", on_conductance)
         self.threshold = _quantity(threshold)
 

@@ -224,7 +224,9 @@ class Circuit:
         cathode = nodes[:half] + reference[half:]
         self.diodes(name, anode, cathode, device)
 
-    def amplifiers(self, name: str, nodes: Nodes, *, gain: float | int, current_gain: float | int | None = None) -> Nodes:
+    def amplifiers(
+        self, name: str, nodes: Nodes, *, gain: float | int, current_gain: float | int | None = None
+    ) -> Nodes:
         """Bidirectional amplifiers behind nodes; returns their output nodes.
 
         Args:
@@ -237,7 +239,9 @@ class Circuit:
         self.join(name, nodes, made, gain=gain, current_gain=current_gain)
         return made
 
-    def join(self, name: str, input: Nodes, output: Nodes, *, gain: float | int, current_gain: float | int | None = None) -> None:
+    def join(
+        self, name: str, input: Nodes, output: Nodes, *, gain: float | int, current_gain: float | int | None = None
+    ) -> None:
         """Bidirectional amplifiers between nodes that exist: see `amplifiers`."""
         if gain == 0 or not np.isfinite(gain):
             raise ValueError(f"`gain` of amplifier `{name}` must be finite and not zero; got {gain}.")

@@ -106,4 +106,7 @@ def _iris(high):
     train, test = stratified_split(labels, 30, seed=0)
     mean, spread = features[train].mean(0), features[train].std(0)
     inputs, targets = (features - mean) / spread, high * np.eye(3)[labels]
-    return (jnp.asarray(inputs[train]), jnp.asarray(targets[train])), (jnp.asarray(inputs[test]), jnp.asarray(targets[test]))
+    return (jnp.asarray(inputs[train]), jnp.asarray(targets[train])), (
+        jnp.asarray(inputs[test]),
+        jnp.asarray(targets[test]),
+    )

@@ -1,0 +1,93 @@
+"""Deep resistive networks: block descent against an active-set oracle (A8), the netlist, implicit gradients."""
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import eqprop as ep
+import eqprop.circuits as ckt
+
+
+def oracle(network, x):
+    """Primal-dual active set: the exact minimum of the quadratic programme, by dense solves."""
+    start = network.initial_state(x)
+    flat, unravel = jax.flatten_util.ravel_pytree(start)
+    hessian = np.asarray(jax.jit(jax.hessian(lambda s: network.energy(unravel(s), x)))(flat))
+    drive = -np.asarray(jax.grad(lambda s: network.energy(unravel(s), x))(flat))
+    lower, upper = (np.asarray(jax.flatten_util.ravel_pytree(b)[0]) for b in network.bounds())
+    low = high = np.zeros(len(drive), bool)
+    for _ in range(100):
+        free = ~(low | high)
+        s = np.where(low, lower, np.where(high, upper, 0.0))
+        s[free] = np.linalg.solve(hessian[np.ix_(free, free)], drive[free] - hessian[np.ix_(free, ~free)] @ s[~free])
+        push = drive - hessian @ s
+        new_low, new_high = np.where(low, push < 0, s < lower), np.where(high, push > 0, s > upper)
+        if (new_low == low).all() and (new_high == high).all():
+            return s
+        low, high = new_low, new_high
+    raise AssertionError("the oracle did not end")
+
+
+@pytest.mark.parametrize(("hidden", "sweeps", "bar"), [([64], 4, 1e-8), ([64, 64, 64], 12, 1e-10)])
+def test_block_descent_reaches_the_exact_minimum(hidden, sweeps, bar):
+    network = ckt.DeepResistiveNetwork([30, *hidden, 10], key=jax.random.key(0), input_gain=100.0)
+    x = jax.random.uniform(jax.random.key(1), (30,))
+    solver = ep.BlockDescent(rtol=1e-14, atol=1e-14, max_steps=sweeps, relaxation=1.0)
+    found = ep.settle(network, x, solver, throw=False).state
+    truth = oracle(network, x)
+    error = np.abs(jax.flatten_util.ravel_pytree(found)[0] - truth).max() / np.abs(truth).max()
+    assert error <= bar
+
+
+def test_is_the_netlist_with_ideal_diodes():
+    network = ckt.DeepResistiveNetwork([3, 6, 4, 2], key=jax.random.key(2), input_gain=50.0)
+    circuit = ckt.Circuit()
+    nodes = circuit.inputs("x", 3, gain=50.0, mirrored=True)
+    for k, g in enumerate(network.conductances):
+        made = circuit.nodes(f"s{k}_", g.shape[1])
+        circuit.crossbar(f"W{k}", nodes, made, conductance=np.asarray(g))
+        if k < 2:
+            circuit.split(f"d{k}", made)
+        nodes = made
+    circuit.outputs(nodes)
+    x = jnp.array([0.2, -0.7, 0.5])
+    points = ckt.operating_points(circuit.compile(), x[None], ckt.GraphNewton())
+    state = ep.settle(network, x, ep.BlockDescent(rtol=1e-14, atol=1e-14)).state
+    np.testing.assert_allclose(jnp.concatenate(state), points.state[0], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("nudge", [ep.Forced, ep.CostNudged])
+def test_gradient_is_the_implicit_one(nudge):
+    network = ckt.DeepResistiveNetwork([5, 12, 9, 3], key=jax.random.key(3), input_gain=20.0)
+    inputs, targets = jax.random.uniform(jax.random.key(4), (6, 5)), jnp.eye(3)[jnp.arange(6) % 3]
+    solver = ep.BlockDescent(rtol=1e-11, atol=1e-12)
+    estimate = ep.EquilibriumPropagation(ep.symmetric(1e-3), solver, nudge=nudge)(
+        network, ep.SquaredError(), inputs, targets
+    )
+    truth = ep.ImplicitDifferentiation(solver)(network, ep.SquaredError(), inputs, targets)
+    found, true = (
+        jax.flatten_util.ravel_pytree(eqx.filter(g.gradient, eqx.is_inexact_array))[0] for g in (estimate, truth)
+    )
+    # Forced nudges of a piecewise quadratic energy are exact; nudging by a conductance is of second order.
+    bar = 1e-8 if nudge is ep.Forced else 1e-4
+    assert float(jnp.linalg.norm(found - true) / jnp.linalg.norm(true)) <= bar
+
+
+def test_halves_keep_their_sign():
+    network = ckt.DeepResistiveNetwork([4, 7, 2], key=jax.random.key(0))
+    hidden = ep.settle(network, jnp.array([1.0, -1.0, 0.3, 0.6]), ep.BlockDescent()).state[0]
+    assert bool(jnp.all(hidden[:4] >= 0))
+    assert bool(jnp.all(hidden[4:] <= 0))
+    assert float(jnp.abs(hidden).max()) > 0.1
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="`sizes` must name inputs and outputs"):
+        ckt.DeepResistiveNetwork([3], key=jax.random.key(0))
+    with pytest.raises(ValueError, match="`input_gain` must be positive"):
+        ckt.DeepResistiveNetwork([3, 2], key=jax.random.key(0), input_gain=-1.0)
+    with pytest.raises(ValueError, match="hold 4 numbers; this network has 3 inputs"):
+        ep.settle(ckt.DeepResistiveNetwork([3, 2], key=jax.random.key(0)), jnp.ones(4), ep.BlockDescent())
