@@ -50,7 +50,7 @@ def circuit_of(netlist: Netlist, outputs: list[str] | None, inputs: list[str] | 
     if amplifiers:
         before, behind = (Nodes(np.array([number[pair[side]] for pair in amplifiers])) for side in (0, 1))
         gains, backs = (np.array([pair[k] for pair in amplifiers]) for k in (2, 3))
-            circuit.elements["A"] = Amplifiers(before, behind, tuple(gains.tolist()), tuple(backs.tolist()))
+        circuit.elements["A"] = Amplifiers(before, behind, tuple(gains.tolist()), tuple(backs.tolist()))
     if not outputs:
         raise NetlistError(
             f'Name the nodes to be read: `from_spice(text, outputs=["..."])`; there are: {", ".join(seen)}.'
