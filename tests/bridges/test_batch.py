@@ -41,7 +41,7 @@ def test_what_ngspice_cannot_solve_is_an_error(cards, kind, message):
 def test_a_missing_program_and_a_run_without_end():
     with pytest.raises(BackendUnavailable, match="apt install ngspice"):
         run_batch(CIRCUIT, program="no-such-simulator")
-    with pytest.raises(OperatingPointError, match="did not finish within 0.2 s"):
+    with pytest.raises(OperatingPointError, match=r"did not finish within 0.2 s"):
         run_batch("t\nV1 a 0 1\nR1 a b 1k\nC1 b 0 1n\n.tran 1p 1 uic\n.end", timeout=0.2)
 
 

@@ -66,7 +66,7 @@ def test_a_second_instance_of_a_process_is_refused_and_possible_after_closing():
 
 
 def test_a_netlist_that_is_not_accepted_leaves_nothing_open():
-    with pytest.raises(NetlistError, match="(?s)does not accept.*r1 in 0 nan"):
+    with pytest.raises(NetlistError, match=r"(?s)does not accept.*r1 in 0 nan"):
         SharedNgspice("t\nV1 in 0 1\nR1 in 0 nan\n.end")
     SharedNgspice(DIVIDER).close()
 

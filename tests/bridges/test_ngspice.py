@@ -127,7 +127,7 @@ def test_a_transient_of_the_gradient_flow_equals_tran():
 
     slope = jax.jit(lambda state: -jax.grad(network.energy)(state, inputs) / farad)
     solution = scipy.integrate.solve_ivp(
-        lambda t, state: np.asarray(slope(state)), (0.0, times[-1]), np.zeros(free),
+        lambda _, state: np.asarray(slope(state)), (0.0, times[-1]), np.zeros(free),
         method="Radau", t_eval=times, rtol=1e-9, atol=1e-11,
     )  # fmt: skip
     assert np.max(np.abs(solution.y.T - theirs)) < 5e-6
@@ -233,7 +233,7 @@ def test_terminals_know_what_they_cannot_train():
     circuit.resistors("R", source, n, resistance="1k")
     circuit.resistors("load", n, circuit.ground, resistance="1k")
     circuit.outputs(n)
-    with pytest.raises(ValueError, match="`V` trains a `VoltageSources`.*Train a `norton` source"):
+    with pytest.raises(ValueError, match=r"`V` trains a `VoltageSources`.*Train a `norton` source"):
         Terminals(circuit.compile())
     circuit = Circuit()
     n = circuit.nodes("n", 1)

@@ -135,7 +135,7 @@ def test_foreign_netlists_that_mean_something_else_are_refused(cards, message):
 
 def test_what_the_caller_names_must_exist():
     text = "t\nV1 a b 1\nR1 a b 1k\nR2 b 0 1k\n.end"
-    with pytest.raises(NetlistError, match="Name the nodes to be read.*a, b"):
+    with pytest.raises(NetlistError, match=r"Name the nodes to be read.*a, b"):
         from_spice(text)
     with pytest.raises(NetlistError, match="no node `c`"):
         from_spice(text, outputs=["c"])

@@ -43,9 +43,9 @@ def perceptron(activation=None, sizes=(4, 8, 6, 3)):
     return ep.LayeredHopfield(list(sizes), key=jax.random.key(1), activation=activation)
 
 
-def conv(activation=None):
+def conv():
     layers = [Conv(3, 3, pooling=MaxPooling(2)), Conv(4, 2, padding=1)]
-    return ConvHopfield((8, 8, 1), layers, 3, key=jax.random.key(0), dense=[5], activation=activation)
+    return ConvHopfield((8, 8, 1), layers, 3, key=jax.random.key(0), dense=[5])
 
 
 def task(getkey, shape=(4,), labels=False, size=3):
@@ -64,8 +64,15 @@ def test_without_an_activation_updates_are_the_gradients(getkey):
     np.testing.assert_allclose(both.state_gradients[0][:, :2], slope, atol=1e-10)
 
 
-@pytest.mark.parametrize("activation", [ep.Tanh(), ep.Logistic(), ep.HardSigmoid(), ep.HalfHardSigmoid()])
-@pytest.mark.parametrize("nudge", [ep.CostNudged, ep.Forced])
+@pytest.mark.parametrize(
+    ("activation", "nudge"),
+    [
+        (ep.Tanh(), ep.CostNudged),
+        (ep.Logistic(), ep.Forced),
+        (ep.HardSigmoid(), ep.CostNudged),
+        (ep.HalfHardSigmoid(), ep.Forced),
+    ],
+)
 def test_with_the_nudge_inside_the_activation_updates_are_the_gradients(activation, nudge, getkey):
     x, y = task(getkey)
     exact = compare_updates(perceptron(activation), ep.SquaredError(), x, y, nudge=nudge)
@@ -76,10 +83,9 @@ def test_with_the_nudge_inside_the_activation_updates_are_the_gradients(activati
     assert small.sign_agreement > 0.999
 
 
-@pytest.mark.parametrize("activation", [ep.HardSigmoid(), ep.Tanh()])
-def test_convolutional_networks_have_the_property(activation, getkey):
+def test_convolutional_networks_have_the_property(getkey):
     x, y = task(getkey, (8, 8, 1), labels=True)
-    exact = compare_updates(conv(activation), ep.CrossEntropy(), x, y)
+    exact = compare_updates(conv(), ep.CrossEntropy(), x, y)
     assert exact.relative_error < 1e-9
     assert exact.relative_rms < 1e-9
     assert exact.sign_agreement > 0.9999
@@ -88,34 +94,25 @@ def test_convolutional_networks_have_the_property(activation, getkey):
 def test_symmetric_nudging_halves_the_error_at_least(getkey):
     x, y = task(getkey)
     network = perceptron()
-    errors = [
-        compare_updates(network, ep.SquaredError(), x, y, stencil=s).relative_rms
-        for s in (ep.one_sided(0.1), ep.symmetric(0.1))
-    ]
-    assert errors[1] < 0.5 * errors[0]
+    one, both = (
+        compare_updates(network, ep.SquaredError(), x, y, stencil=rule(0.1)) for rule in (ep.one_sided, ep.symmetric)
+    )
+    assert both.relative_rms < 0.5 * one.relative_rms
+    assert both.sign_agreement > 0.95
 
 
 def test_a_layer_is_reached_after_as_many_steps_as_lie_above_it(getkey):
     x, y = task(getkey)
-    curves = compare_updates(perceptron(), ep.SquaredError(), x, y, steps=4).state_updates
+    curves = compare_updates(perceptron(), ep.SquaredError(), x, y).state_updates
     moved = np.asarray([[jnp.any(jnp.abs(layer[t]) > 1e-12) for layer in curves] for t in range(4)])
-    np.testing.assert_array_equal(moved[:3], [[False, False, True], [False, True, True], [True, True, True]])
+    assert moved.argmax(0).tolist() == [2, 1, 0]
 
 
-def test_the_sum_of_the_updates_is_the_true_gradient(getkey):
-    x, y = task(getkey)
-    network = perceptron()
-    both = compare_updates(network, ep.SquaredError(), x, y, steps=200)
-    truth = ep.ImplicitDifferentiation(ep.Newton())(network, ep.SquaredError(), x, y).gradient
-    for curve, gradient in zip(jax.tree.leaves(both.parameter_updates), jax.tree.leaves(truth), strict=True):
-        np.testing.assert_allclose(jnp.sum(curve, 0), gradient, atol=1e-9)
-
-
-@pytest.mark.parametrize("step", [0.02, 0.1])
-def test_the_nudged_transient_is_recurrent_backpropagation(step, getkey):
+def test_the_nudged_transient_is_recurrent_backpropagation(getkey):
     # A gradient flow, by Euler steps: minus the velocity over beta obeys the adjoint equation, d/dt S = -H S.
     x, y = task(getkey)
-    network, steps = perceptron(), round(5 / step)
+    step, steps = 0.05, 100
+    network = perceptron()
     flow = ep.GradientFlow(step, rtol=1e-13, atol=1e-14, max_steps=50_000)
     both = compare_updates(
         network,
@@ -138,7 +135,7 @@ def test_the_nudged_transient_is_recurrent_backpropagation(step, getkey):
 
         return jax.lax.scan(advance, start, length=steps)[1]
 
-    curves = jax.vmap(adjoint_curve, out_axes=1)(x, y, rest)
+    curves = jax.jit(jax.vmap(adjoint_curve, out_axes=1))(x, y, rest)
     for update, adjoint in zip(both.state_updates, curves, strict=True):
         assert jnp.linalg.norm(update / step - adjoint) < 1e-4 * jnp.linalg.norm(adjoint)
     assert both.relative_error < 1e-4
@@ -159,7 +156,7 @@ def test_a_truncated_phase_gives_the_gradient_of_the_projected_cost(getkey):
 
         return jnp.mean(jax.vmap(one)(x, y, rest))
 
-    gradient = eqx.filter_grad(projected)(network)
+    gradient = eqx.filter_jit(eqx.filter_grad(projected))(network)
     for curve, expected in zip(jax.tree.leaves(both.parameter_updates), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(jnp.sum(curve, 0), expected, atol=1e-9)
 
@@ -185,9 +182,28 @@ def test_nudging_outside_the_activation_leaves_an_error_that_does_not_vanish(get
     assert compare_updates(network, ep.SquaredError(), x, y, free_solver=tight).relative_error < 1e-9
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["perceptron", "convolutional"])
+def test_the_literatures_networks(case, getkey):
+    # 784-512-10, and 5x5-32, pool, 5x5-64, pool, 10, on pictures of 28 x 28: relative RMS below 1e-3.
+    if case == "perceptron":
+        network, shape, cost = perceptron(sizes=(784, 512, 10)), (784,), ep.SquaredError()
+    else:
+        layers = [Conv(32, 5, pooling=MaxPooling(2)), Conv(64, 5, pooling=MaxPooling(2))]
+        network, shape, cost = ConvHopfield((28, 28, 1), layers, 10, key=getkey()), (28, 28, 1), ep.CrossEntropy()
+    x = jax.random.uniform(getkey(), (2, *shape)) * (jax.random.uniform(getkey(), (2, *shape)) < 0.2)
+    y = jnp.eye(10)[jnp.arange(2)]
+    both = compare_updates(network, cost, x, y, stencil=ep.symmetric(1e-5))
+    assert bool(both.settled.all())
+    assert both.relative_rms < 1e-3
+    assert both.relative_error < 1e-3
+    one, two = (compare_updates(network, cost, x, y, stencil=rule(0.1)) for rule in (ep.one_sided, ep.symmetric))
+    assert two.relative_error < 0.5 * one.relative_error
+
+
 def test_a_plot_has_a_panel_for_each_parameter_and_each_layer(getkey):
     x, y = task(getkey)
-    both = compare_updates(perceptron(), ep.SquaredError(), x, y, stencil=ep.symmetric(0.1), steps=5)
+    both = compare_updates(perceptron(), ep.SquaredError(), x, y, stencil=ep.symmetric(0.1))
     figure = plot_updates(both, entries=2)
     assert len(figure.axes) == 3 + 3 + 3
     lines = figure.axes[0].lines

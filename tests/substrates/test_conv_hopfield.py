@@ -39,12 +39,12 @@ def test_drives_come_of_one_scalar(pooling, getkey):
     net = network(pooling, dense=[5])
     x = batch(getkey)[0][0]
     vector, unravel = jax.flatten_util.ravel_pytree(net.initial_state(x))
-    jacobian = jax.jacrev(jax.grad(lambda s: net.coupling(unravel(s), x)))(vector)
+    jacobian = jax.jit(jax.jacrev(jax.grad(lambda s: net.coupling(unravel(s), x))))(vector)
     assert jnp.max(jnp.abs(jacobian - jacobian.T)) < 1e-12
     assert jnp.max(jnp.abs(jacobian)) > 0.01
 
 
-@pytest.mark.parametrize("pooling", [MaxPooling(2), MaxPooling(3, 1), MeanPooling(2), None])
+@pytest.mark.parametrize("pooling", [MaxPooling(3, 1), MeanPooling(2)])
 def test_a_settled_state_is_the_activation_of_its_drive(pooling, getkey):
     net = network(pooling)
     x = batch(getkey)[0][0]
@@ -71,10 +71,11 @@ def test_a_plain_sweep_never_raises_the_energy(pooling, getkey):
     x = batch(getkey)[0][0]
     state = tuple(jax.random.uniform(getkey(), s.shape) for s in net.initial_state(x))
     step = jax.jit(lambda s: solver.step(net, x, s, solver.init(net, x, s, {}))[0])
-    energies = [net.energy(state, x)]
+    energy = jax.jit(lambda s: net.energy(s, x))
+    energies = [energy(state)]
     for _ in range(20):
         state = step(state)
-        energies.append(net.energy(state, x))
+        energies.append(energy(state))
     assert jnp.all(jnp.diff(jnp.stack(energies)) <= 1e-12)
     assert energies[0] - energies[-1] > 0.1
 
@@ -84,7 +85,7 @@ def test_a_plain_sweep_never_raises_the_energy(pooling, getkey):
     [
         {"pooling": MaxPooling(2)},
         {"pooling": MeanPooling(2), "activation": ep.Tanh(), "dense": [5]},
-        {"pooling": None, "skips": [(0, 2, Conv(4, 3, stride=(1, 2)))]},
+        {"pooling": None, "skips": [(0, 2, Conv(4, (2, 3), stride=(1, 2)))]},
         {"pooling": MaxPooling(3, 1), "softmax": False, "dense": [4]},
     ],
 )
@@ -141,13 +142,13 @@ def test_images_may_come_flat_or_without_their_one_channel(getkey):
         (lambda k: ConvHopfield((6, 6, 1), [Conv(2, 5, pooling=MaxPooling(3))], 2, key=k), "kernel of 3 .* image of 2"),
         (lambda k: ConvHopfield((6, 6), [Conv(2, 5)], 2, key=k), r"`image` must be \(height, width, channels\)"),
         (lambda k: ConvHopfield((6, 6, 1), [], 2, key=k), "needs `layers` or `dense`"),
-        (lambda k: Conv(2, 3, stride=(1, 2, 3)), "`Conv.stride` must be a whole number"),
-        (lambda k: Conv(2, 3, stride=0), "`Conv.stride` must be a whole number of at least 1"),
-        (lambda k: Conv(0, 3), "`Conv.features` must be a positive whole number"),
-        (lambda k: network(skips=[(0, 1, Conv(3))]), r"`skips` holds \(0, 1\), which joins no two convolutional"),
-        (lambda k: network(skips=[(0, 2, Conv(4))]), r"The skip \(0, 2\) gives \(4, 4, 4\), but layer 2 is"),
-        (lambda k: network(mean=[0.1]), "one number for each of the 2 channels"),
-        (lambda k: network(deviation=[0.1, 0.0]), "deviations positive"),
+        (lambda _: Conv(2, 3, stride=(1, 2, 3)), "`Conv.stride` must be a whole number"),
+        (lambda _: Conv(2, 3, stride=0), "`Conv.stride` must be a whole number of at least 1"),
+        (lambda _: Conv(0, 3), "`Conv.features` must be a positive whole number"),
+        (lambda _: network(skips=[(0, 1, Conv(3))]), r"`skips` holds \(0, 1\), which joins no two convolutional"),
+        (lambda _: network(skips=[(0, 2, Conv(4))]), r"The skip \(0, 2\) gives \(4, 4, 4\), but layer 2 is"),
+        (lambda _: network(mean=[0.1]), "one number for each of the 2 channels"),
+        (lambda _: network(deviation=[0.1, 0.0]), "deviations positive"),
     ],
 )
 def test_plans_that_do_not_fit_are_told(build, message, getkey):

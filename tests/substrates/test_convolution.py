@@ -109,7 +109,7 @@ def test_nan_passes_through_pooling():
         (lambda: MeanPooling(3)(jnp.ones((2, 2, 1))), "A kernel of 3 does not fit an image of 2"),
         (lambda: MaxPooling(0), "`MaxPooling.size` must be a whole number of at least 1"),
         (lambda: MeanPooling(2, (1, 2, 3)), r"`MeanPooling.stride` must be .* got \(1, 2, 3\)"),
-        (lambda: pair("stride", 1.5), "`stride` must be a whole number"),
+        (lambda: pair("stride", (1, -1)), "`stride` must be a whole number"),
         (lambda: extent(3, 5, 1, 0), "padding 0; take a smaller kernel"),
     ],
 )

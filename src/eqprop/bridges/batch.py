@@ -13,7 +13,7 @@ __all__ = ["run_batch"]
 
 
 def run_batch(netlist: str, *, timeout: float = 120.0, program: str = "ngspice") -> list[Plot]:
-    """Run a netlist with its own analysis lines (`.op`, `.tran ...`) in a process of its own.
+    r"""Run a netlist with its own analysis lines (`.op`, `.tran ...`) in a process of its own.
 
     Args:
         netlist: The whole netlist, title line first. Every voltage and current must have a value: there are no
@@ -30,7 +30,7 @@ def run_batch(netlist: str, *, timeout: float = 120.0, program: str = "ngspice")
         OperatingPointError: if an analysis fails, or the circuit is floating or singular, or time runs out.
 
     Example:
-        >>> plots = run_batch("divider\\nV1 1 0 1\\nR1 1 2 1k\\nR2 2 0 3k\\n.op\\n.end")
+        >>> plots = run_batch("divider\nV1 1 0 1\nR1 1 2 1k\nR2 2 0 3k\n.op\n.end")
         >>> float(plots[0].vectors["v(2)"][0])
         0.75
     """

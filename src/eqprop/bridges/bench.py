@@ -83,15 +83,15 @@ class Readings(AbstractEquilibrium):
     `residual` is the standard error of their mean (root mean square over the terminals); zero for a single reading.
     """
 
-    state: Inexact[Array, "reading terminal"]
+    state: Inexact[Array | np.ndarray, "*batch reading terminal"]
     result: RESULT
-    residual: Inexact[Array, "*batch"]
-    steps: Int[Array, "*batch"]
+    residual: Inexact[Array | np.ndarray, "*batch"]
+    steps: Int[Array | np.ndarray, "*batch"]
 
     @property
-    def restart(self) -> Inexact[Array, " terminal"]:
+    def restart(self) -> Inexact[Array | np.ndarray, "*batch terminal"]:
         """The mean reading."""
-        return jnp.mean(self.state, axis=-2)
+        return self.state.mean(axis=-2)
 
     def expect(self, fn):
         """Mean of `fn` over the readings."""
@@ -137,7 +137,8 @@ class BenchSolver(Solver):
         if self.repeats > 1:
             spread = np.sqrt(np.mean(np.var(readings, axis=0, ddof=1)) / self.repeats)
         states = np.stack([np.asarray(_state(base, reading), dtype) for reading in readings])
-        return Readings(jnp.asarray(states), RESULT.settled, jnp.asarray(spread, dtype), jnp.ones((), jnp.int32))
+        # NumPy throughout: a batch of readings goes to JAX as one array.
+        return Readings(states, RESULT.settled, np.asarray(spread, dtype), np.ones((), np.int32))
 
     def _read(self, inputs, nudge):
         wanted = self.bench.capabilities.terminals
@@ -188,7 +189,8 @@ def check_able(able: Capabilities, nudge: Float[np.ndarray, " output"] | None) -
 def settings_of(system: System) -> dict[str, Float[np.ndarray, "..."]]:
     """A system's parameters as a bench is told them: by name, in SI units.
 
-    For circuits, the trained quantities of each element (`W1.conductance`); for other systems the arrays by their place.
+    For circuits, the trained quantities of each element (`W1.conductance`); for other systems the arrays by their
+    place.
     """
     if isinstance(system, Terminals | Network):
         return {

@@ -1,7 +1,7 @@
 """SPICE text: cards in and out, numbers that survive the round trip.
 
-Only what every SPICE shares is written: R, D, V, I, E, F and C cards, `.model ... D(...)`, `.options`, comments. What is
-read is that subset; anything else is an error that names the line.
+Only what every SPICE shares is written: R, D, V, I, E, F and C cards, `.model ... D(...)`, `.options`, comments. What
+is read is that subset; anything else is an error that names the line.
 """
 
 import dataclasses
@@ -122,7 +122,8 @@ def read_netlist(text: str) -> Netlist:
     """Parse a netlist.
 
     Read are R, D, V, I, E, F and C cards with plain values, `.model` of diodes with `is` and `n`, `.options` (`gmin`,
-    `temp`, `tnom`; others do not change the circuit); `.op`, `.print`, `.plot`, `.save`, `.tran`, `.ic` and `.end` are passed over.
+    `temp`, `tnom`; others do not change the circuit); `.op`, `.print`, `.plot`, `.save`, `.tran`, `.ic` and `.end` are
+    passed over.
 
     Args:
         text: The netlist; its first line is the title.
@@ -189,7 +190,8 @@ def _card(line: int, words: list[str]) -> Card:
     count = _NODES.get(name[0].lower())
     if count is None:
         raise NetlistError(
-            f"Line {line}: element `{name}` is not supported. Supported are R, D, V, I, C and the pair E, F of a bidirectional amplifier."
+            f"Line {line}: element `{name}` is not supported. Supported are R, D, V, I, C and the pair E, F of a "
+            "bidirectional amplifier."
         )
     nodes = tuple("0" if word.lower() in ("0", "gnd") else word.lower() for word in words[1 : 1 + count])
     rest = words[1 + count :]
@@ -210,7 +212,8 @@ def _card(line: int, words: list[str]) -> Card:
         rest = rest[1:]
     if len(rest) != 1:
         raise NetlistError(
-            f"Line {line}: `{name}` needs one value; got `{' '.join(rest)}` (waveforms and extra parameters are not supported)."
+            f"Line {line}: `{name}` needs one value; got `{' '.join(rest)}` (waveforms and extra parameters are not "
+            "supported)."
         )
     return Card(name, nodes, _value(line, name, rest[0]), model, line)
 
@@ -227,7 +230,7 @@ def _value(line: int, name: str, text: str) -> float:
     return value
 
 
-def _assignments(line: int, words: list[str]) -> dict[str, str]:
+def _assignments(words: list[str]) -> dict[str, str]:
     pairs = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -239,7 +242,7 @@ def _model(line: int, words: list[str]) -> Model:
     if len(words) < 3 or words[2].lower() != "d":
         raise NetlistError(f"Line {line}: only `.model NAME D(...)` is supported; got `{' '.join(words)}`.")
     parameters = {}
-    for key, text in _assignments(line, words[3:]).items():
+    for key, text in _assignments(words[3:]).items():
         value = _value(line, key, text)
         if key in ("is", "n"):
             parameters[key] = value
@@ -252,7 +255,7 @@ def _model(line: int, words: list[str]) -> Model:
 
 def _options(line: int, words: list[str]) -> dict[str, float]:
     found = {}
-    for key, text in _assignments(line, words[1:]).items():
+    for key, text in _assignments(words[1:]).items():
         if key in ("gmin", "temp", "tnom"):
             found[key] = _value(line, key, text)
     return found

@@ -42,7 +42,8 @@ class SimulatedBench:
     ):
         if read_noise < 0 or offset < 0 or not 0 <= fault_rate < 1:
             raise ValueError(
-                f"`read_noise` and `offset` must not be negative and `fault_rate` must lie in [0, 1); got {read_noise}, {offset}, {fault_rate}."
+                "`read_noise` and `offset` must not be negative and `fault_rate` must lie in [0, 1); got "
+                f"{read_noise}, {offset}, {fault_rate}."
             )
         self._network, self._solver = network, solver
         self._noise, self._fault_rate = read_noise, fault_rate

@@ -5,8 +5,8 @@ which bounds, which nodes are outputs) travels in comments, and `from_spice` of 
 circuit to the last bit. Where a value in the text was edited, the text counts.
 
 Exact in SPICE are resistors, sources, amplifiers, capacitors and `SpiceDiode`. `ShockleyDiode` differs below
-$-3nV_T$ by at most 5 % of its saturation current. Ideal and piecewise-linear diodes become sharp junctions ($n = 0.002$), with a
-forward drop of about a millivolt.
+$-3nV_T$ by at most 5 % of its saturation current. Ideal and piecewise-linear diodes become sharp junctions
+($n = 0.002$), with a forward drop of about a millivolt.
 """
 
 import dataclasses
@@ -14,11 +14,13 @@ import json
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from eqprop.bridges.errors import NetlistError
 from eqprop.bridges.netlist_text import Card, Model, Netlist, read_netlist, write_netlist
+from eqprop.bridges.spice_import import circuit_of
 from eqprop.bridges.spice_structure import describe, rebuild
 from eqprop.substrates.circuit.devices import (
     AntiparallelDiodes,
@@ -32,8 +34,8 @@ from eqprop.substrates.circuit.devices import (
 )
 from eqprop.substrates.circuit.elements import (
     Amplifiers,
-    BranchGroup,
     Branches,
+    BranchGroup,
     Capacitors,
     CurrentSources,
     Element,
@@ -233,11 +235,12 @@ def _gmin(device):
 
 
 def from_spice(text: str, *, outputs: list[str] | None = None, inputs: list[str] | None = None) -> Circuit:
-    """The circuit of a netlist.
+    r"""The circuit of a netlist.
 
     A text that `to_spice` wrote gives back its circuit. Any other netlist of R, D, V, I, C and pairs of E and F gives
     one group of resistors `R`, of voltage sources `V`, current sources `I`, capacitors `C`, of diodes per
-    model (under the model's name), and of amplifiers `A`, in the order of the text. Nodes keep their names, in lower case.
+    model (under the model's name), and of amplifiers `A`, in the order of the text. Nodes keep their names, in lower
+    case.
 
     Args:
         text: The netlist.
@@ -251,15 +254,13 @@ def from_spice(text: str, *, outputs: list[str] | None = None, inputs: list[str]
         NetlistError: for what is not supported, naming the line.
 
     Example:
-        >>> circuit = from_spice("divider\\nV1 in 0 2\\nR1 in out 1k\\nR2 out 0 1k\\n.end", outputs=["out"])
+        >>> circuit = from_spice("divider\nV1 in 0 2\nR1 in out 1k\nR2 out 0 1k\n.end", outputs=["out"])
         >>> circuit.names
         ['0', 'in', 'out']
     """
     netlist = read_netlist(text)
     if netlist.remark:
         return _restore(netlist)
-    from eqprop.bridges.spice_import import circuit_of
-
     return circuit_of(netlist, outputs, inputs)
 
 
@@ -313,5 +314,5 @@ def _edit(circuit, card, value, remedy):
     old = quantities[key]
     array = np.array(old.value)
     array.reshape(-1)[int(index)] = 1 / value if card[0] == "R" else value
-    new = old.at(array)
+    new = old.at(jnp.asarray(array))
     circuit.elements[group] = jax.tree.map(lambda q: new if q is old else q, element, is_leaf=lambda q: q is old)

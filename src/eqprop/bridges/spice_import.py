@@ -5,7 +5,7 @@ import numpy as np
 from eqprop.bridges.errors import NetlistError
 from eqprop.bridges.netlist_text import Card, Netlist
 from eqprop.substrates.circuit.devices import SpiceDiode
-from eqprop.substrates.circuit.elements import InputSources, Nodes
+from eqprop.substrates.circuit.elements import Amplifiers, InputSources, Nodes
 from eqprop.substrates.circuit.netlist import Circuit
 
 __all__ = ["circuit_of"]
@@ -25,7 +25,8 @@ def circuit_of(netlist: Netlist, outputs: list[str] | None, inputs: list[str] | 
         return [card for name, card in cards.items() if name[0] == kind]
 
     def ends(chosen):
-        return (Nodes(np.array([number[card.nodes[side]] for card in chosen])) for side in (0, 1))
+        tail, head = (Nodes(np.array([number[card.nodes[side]] for card in chosen])) for side in (0, 1))
+        return tail, head
 
     def values(chosen):
         return np.array([card.value for card in chosen])
@@ -38,20 +39,20 @@ def circuit_of(netlist: Netlist, outputs: list[str] | None, inputs: list[str] | 
         circuit.groups["inputs"] = plus
         circuit.input_size = len(sources)
     if fixed := [card for card in group("v") if card not in sources]:
-        circuit.floating_source("V", *ends(fixed), values(fixed))
+        plus, minus = ends(fixed)
+        circuit.floating_source("V", plus, minus, values(fixed))
     if resistors := group("r"):
         circuit.resistors("R", *ends(resistors), resistance=values(resistors))
     if currents := group("i"):
         out_of, into = ends(currents)
         circuit.current_source("I", into, values(currents), out_of=out_of)
     if capacitors := group("c"):
-        circuit.capacitors("C", *ends(capacitors), values(capacitors))
+        tail, head = ends(capacitors)
+        circuit.capacitors("C", tail, head, values(capacitors))
     _diodes(circuit, netlist, group("d"), ends)
     if amplifiers:
         before, behind = (Nodes(np.array([number[pair[side]] for pair in amplifiers])) for side in (0, 1))
         gains, backs = (np.array([pair[k] for pair in amplifiers]) for k in (2, 3))
-        from eqprop.substrates.circuit.elements import Amplifiers
-
         circuit.elements["A"] = Amplifiers(before, behind, tuple(gains.tolist()), tuple(backs.tolist()))
     if not outputs:
         raise NetlistError(
@@ -116,8 +117,8 @@ def _amplifiers(cards: dict[str, Card]) -> tuple[list[tuple[str, str, float, flo
         ]
         if ground != "0" or reference != "0" or not sense or not back or back[0].nodes != (before, "0"):
             raise NetlistError(
-                f"Line {card.line}: `{card.name}` is not half of a bidirectional amplifier. A voltage-controlled source alone has no "
-                "co-content; supported is `E s 0 x 0 A`, `V s y 0`, `F x 0 V c` together."
+                f"Line {card.line}: `{card.name}` is not half of a bidirectional amplifier. A voltage-controlled "
+                "source alone has no co-content; supported is `E s 0 x 0 A`, `V s y 0`, `F x 0 V c` together."
             )
         others = [c for c in rest.values() if inner in c.nodes and c is not card and c is not sense[0]]
         if others:
@@ -130,7 +131,7 @@ def _amplifiers(cards: dict[str, Card]) -> tuple[list[tuple[str, str, float, flo
     for card in rest.values():
         if card.name[0].lower() == "f":
             raise NetlistError(
-                f"Line {card.line}: `{card.name}` is not half of a bidirectional amplifier; supported is `E s 0 x 0 A`, "
-                "`V s y 0`, `F x 0 V c` together."
+                f"Line {card.line}: `{card.name}` is not half of a bidirectional amplifier; supported is "
+                "`E s 0 x 0 A`, `V s y 0`, `F x 0 V c` together."
             )
     return found, rest

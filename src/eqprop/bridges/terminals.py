@@ -1,6 +1,7 @@
 r"""What the library knows of a circuit on a bench: its trained branches, and the voltages at their terminals.
 
-$$J_\mathrm{known}(v; \theta) = \sum_{b\ \mathrm{trained}} w_b \hat G_b(v_{t(b)} - v_{h(b)}; \theta_b) - \sum_n w_n I_n v_n$$
+$$J_\mathrm{known}(v; \theta) = \sum_{b\ \mathrm{trained}} w_b \hat G_b(v_{t(b)} - v_{h(b)}; \theta_b)
+- \sum_n w_n I_n v_n$$
 
 For conductances that is $\tfrac12 g u^2$ each. Its derivative in $\theta$ at the measured voltages is that of the
 whole co-content, because a parameter occurs in its own branch alone. Diodes, sources and parasitics may be anything
@@ -45,8 +46,8 @@ class Terminals(System):
         for name, element in trained.items():
             if not isinstance(element, BranchGroup | CurrentSources):
                 raise ValueError(
-                    f"`{name}` trains a `{type(element).__name__}`, whose gradient is no function of node voltages. Train "
-                    "a `norton` source instead, or use the whole network as the system."
+                    f"`{name}` trains a `{type(element).__name__}`, whose gradient is no function of node voltages. "
+                    "Train a `norton` source instead, or use the whole network as the system."
                 )
         if not trained:
             raise ValueError("Nothing in this circuit is trained; give elements `trainable=True`.")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from eqprop.equilibrium import RESULT, Equilibrium
 from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch, value_and_outputs
-from eqprop.settle.base import IterativeSolver
+from eqprop.settle.base import IterativeSolver, Solver
 from eqprop.system import project
 
 __all__ = ["BackpropagationThroughTime"]
@@ -33,20 +33,22 @@ class BackpropagationThroughTime(Estimator):
         truncation: How many of the last steps are differentiated; all by default.
     """
 
-    solver: IterativeSolver
+    solver: Solver
     steps: int
     truncation: int | None = None
 
     def __check_init__(self):
         if not isinstance(self.solver, IterativeSolver):
             raise ValueError(
-                f"`BackpropagationThroughTime` needs a solver that makes steps, such as `FixedPoint`; got {type(self.solver).__name__}."
+                "`BackpropagationThroughTime` needs a solver that makes steps, such as `FixedPoint`; got "
+                f"{type(self.solver).__name__}."
             )
         if self.steps < 1:
             raise ValueError(f"`BackpropagationThroughTime.steps` must be at least 1; got {self.steps}.")
         if self.truncation is not None and not 1 <= self.truncation <= self.steps:
             raise ValueError(
-                f"`BackpropagationThroughTime.truncation` must lie between 1 and `steps` = {self.steps}; got {self.truncation}."
+                f"`BackpropagationThroughTime.truncation` must lie between 1 and `steps` = {self.steps}; got "
+                f"{self.truncation}."
             )
 
     def __call__(self, system, cost, inputs, targets, *, start=None, key=None):

@@ -75,7 +75,7 @@ class EchoPropagation(Estimator):
             _check_running(system, cost)
         estimate = _echo(self, system, cost, inputs, targets, key)
         if not isinstance(estimate.value, jax.core.Tracer) and not np.asarray(estimate.settled).any():
-            raise RuntimeError(_refusal(system, inputs, estimate))
+            raise RuntimeError(_refusal(system, inputs, estimate, float(jnp.max(jnp.abs(_table(self.stencil).nodes)))))
         return estimate
 
 
@@ -318,7 +318,11 @@ def _check_running(system, cost):
         )
 
 
-def _refusal(system, inputs, estimate):
+def _table(stencil):
+    return stencil if isinstance(stencil, Stencil) else stencil.stencil
+
+
+def _refusal(system, inputs, estimate, beta):
     """Why nothing is left of a batch, in words."""
     reason = next(
         item
@@ -330,7 +334,7 @@ def _refusal(system, inputs, estimate):
         return text
     example, lengths = jax.tree.map(lambda leaf: leaf[0], inputs), []
     for block in _blocks(system):
-        lengths.append((honest_length(block, example), block.length(example)))
+        lengths.append((honest_length(block, example, nudge=beta), block.length(example)))
         example = block.readout(run_features(block, example))
     honest, samples = min(lengths)
     return f"{text} For the first example the longest honest length is {honest} of {samples} samples."

@@ -1,15 +1,16 @@
 r"""Gradient-descending updates: what equilibrium propagation does at each step, beside backpropagation through time.
 
-A network in discrete time iterates a map to a fixed point $s^\star$. Where the map comes of a scalar, step $t$ of the nudged phase moves parameters and states by exactly what backpropagation through time computes
-$t$ steps before the end of the free phase, as $\beta \to 0$:
+A network in discrete time iterates a map to a fixed point $s^\star$. Where the map comes of a scalar, step $t$ of the
+nudged phase moves parameters and states by exactly what backpropagation through time computes $t$ steps before the end
+of the free phase, as $\beta \to 0$:
 
 $$\frac{\partial_\theta F_\beta(s^\beta_{t+1}) - \partial_\theta F_\beta(s^\beta_t)}{\beta}
 \to \frac{\partial L}{\partial\theta_{T-t}}, \qquad
 -\frac{s^\beta_{t+1} - s^\beta_t}{\beta} \to \frac{\partial L}{\partial f_{T-t}}$$
 
-with $\theta_\tau$ the parameters used in step $\tau$, and $f_\tau$ a force on the units in step $\tau$. A force enters where
-the nudge does, inside the activation, so its gradient is $\sigma'$ times that of the state; without an activation the
-two are one. All curves are signed as gradients: descending updates are minus them.
+with $\theta_\tau$ the parameters used in step $\tau$, and $f_\tau$ a force on the units in step $\tau$. A force enters
+where the nudge does, inside the activation, so its gradient is $\sigma'$ times that of the state; without an activation
+the two are one. All curves are signed as gradients: descending updates are minus them.
 
 Source:
     M. Ernoult et al., Updates of equilibrium prop match gradients of backprop through time in an RNN with static
@@ -62,7 +63,7 @@ class UpdateComparison(eqx.Module):
 
     @property
     def relative_rms(self) -> Float[Array, ""]:
-        r"""Mean over parameters of $\mathrm{rms}_t(a - b) / \max(\mathrm{rms}_t a, \mathrm{rms}_t b)$, the literature's."""
+        r"""Mean over parameters of $\mathrm{rms}_t(a - b) / \max(\mathrm{rms}_t a, \mathrm{rms}_t b)$."""
         return _relative_rms(self.parameter_updates, self.parameter_gradients)
 
     @property
@@ -79,11 +80,12 @@ class UpdateComparison(eqx.Module):
         return _sign_agreement(self.parameter_updates, self.parameter_gradients)
 
     def __str__(self):
+        steps = jax.tree.leaves(self.state_updates)[0].shape[0]
         return (
-            f"{jax.tree.leaves(self.state_updates)[0].shape[0]} steps, {int(jnp.sum(self.settled))} of "
-            f"{self.settled.shape[0]} free phases settled. Parameters: relative error {float(self.relative_error):.2e}, relative "
-            f"RMS {float(self.relative_rms):.2e}, signs agree {100 * float(self.sign_agreement):.2f} %. "
-            f"States: relative error {float(self.state_relative_error):.2e}, relative RMS {float(self.state_relative_rms):.2e}."
+            f"{steps} steps, {int(jnp.sum(self.settled))} of {self.settled.shape[0]} free phases settled. "
+            f"Parameters: relative error {float(self.relative_error):.2e}, relative RMS "
+            f"{float(self.relative_rms):.2e}, signs agree {100 * float(self.sign_agreement):.2f} %. States: relative "
+            f"error {float(self.state_relative_error):.2e}, relative RMS {float(self.state_relative_rms):.2e}."
         )
 
 
@@ -95,7 +97,7 @@ def compare_updates(
     *,
     steps: int = 10,
     stencil: Stencil | None = None,
-    solver: IterativeSolver | None = None,
+    solver: Solver | None = None,
     free_solver: Solver | None = None,
     nudge: Nudge = CostNudged,
 ) -> UpdateComparison:
@@ -108,8 +110,8 @@ def compare_updates(
         targets: Targets, leading axis the batch.
         steps: Steps of the nudged phase, and steps backwards in time.
         stencil: Nudging strengths; None for the limit of no nudging, by forward-mode differentiation in beta.
-        solver: Its step is the network's map: `FixedPoint` (the default), or `GradientFlow` for Euler steps of a flow. Steps
-            that are no derivative of a scalar (`BlockDescent`) have no such property, and show none.
+        solver: Its step is the network's map: `FixedPoint` (the default), or `GradientFlow` for Euler steps of a
+            flow. Steps that are no derivative of a scalar (`BlockDescent`) have no such property, and show none.
         free_solver: Settles the free phase, tightly; a tight `FixedPoint` by default.
         nudge: `CostNudged`, as in the theorem, or `Forced`.
 

@@ -200,12 +200,20 @@ def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged,
         force = propagate.nudge(system, cost, y, free, beta).force(free.restart)
         return rms(_on_free_units(system, free.restart, force))
 
-    def moved(free, nudged):
-        return rms(jax.tree.map(jnp.subtract, nudged.state, free.restart))
+    def moved(here, there):
+        return rms(jax.tree.map(jnp.subtract, here, there))
 
     forces = jax.vmap(felt)(free, targets)
-    displacement = jax.vmap(moved)(free, jax.tree.map(lambda x: x[-1], nudged))
-    floor = jnp.maximum(jax.vmap(lambda f: rounding(f.restart))(free), free.residual)
+    floor = jax.vmap(lambda f: rounding(f.restart))(free)
+    last = jax.tree.map(lambda leaf: leaf[-1], nudged.state)
+    if stencil.starts_free:
+        displacement = jax.vmap(moved)(last, free.restart)
+        floor = jnp.maximum(floor, free.residual)
+    else:
+        # What the free phase left undone moves all legs alike, and cancels between them; what they left undone
+        # themselves may not.
+        displacement = 0.5 * jax.vmap(moved)(last, jax.tree.map(lambda leaf: leaf[0], nudged.state))
+        floor = jnp.maximum(floor, jnp.max(nudged.residual, axis=0))
     feeling = good & (forces > 0)
 
     def typical(values):

@@ -1,4 +1,4 @@
-r"""The literature's variant of nudging: the force added after the activation, $s \leftarrow \sigma(\mathrm{drive}) + \beta f$.
+r"""A variant of nudging: the force added after the activation, $s \leftarrow \sigma(\mathrm{drive}) + \beta f$.
 
 It is not the rest state of a nudged energy unless $\sigma' = 1$ at the nudged units, so gradients are off by a relative
 amount that does not vanish with $\beta$. Here to compare with; `FixedPoint` nudges inside, and is exact.

@@ -2,10 +2,11 @@ r"""Parameters as physical variables: a system that learns although nobody knows
 
 $$\mathcal{E}(s, \theta) = E(\theta, x, s) + \frac{1}{2\varepsilon}\lVert u - \theta\rVert^2$$
 
-The parameters $\theta$ relax together with the state, held by springs of compliance $\varepsilon$ to the control knobs $u$,
-which are what is trained. Then $\partial\mathcal{E}/\partial u = (u - \theta)/\varepsilon$: the contrast reads positions only,
-and nothing of $E$. A nudge with the knobs held moves $\theta$ by $-\varepsilon\beta\,\nabla_\theta C$: the physics itself takes
-the step of gradient descent. The gradient in $u$ is exact; that at a held $\theta$ is off by a term in $\varepsilon$.
+The parameters $\theta$ relax together with the state, held by springs of compliance $\varepsilon$ to the control
+knobs $u$, which are what is trained. Then $\partial\mathcal{E}/\partial u = (u - \theta)/\varepsilon$: the contrast
+reads positions only, and nothing of $E$. A nudge with the knobs held moves $\theta$ by
+$-\varepsilon\beta\,\nabla_\theta C$: the physics itself takes the step of gradient descent. The gradient in $u$ is
+exact; that at a held $\theta$ is off by a term in $\varepsilon$.
 
 Source:
     B. Scellier et al., Agnostic physics-driven deep learning, 2022 (arXiv 2205.15021).
@@ -14,7 +15,6 @@ Source:
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from eqprop.system import System
@@ -48,8 +48,10 @@ class Agnostic(System):
         if not jax.tree.leaves(parameters):
             raise ValueError(f"`{type(system).__name__}` holds no trainable arrays, so there is nothing to learn.")
         self.knobs = parameters
-        # NumPy arrays are no parameters: the shell gives shapes and structure only.
-        self.shell = jax.tree.map(lambda leaf: np.asarray(leaf) if eqx.is_inexact_array(leaf) else leaf, system)
+        # Shapes stand where the arrays were: the structure without the parameters.
+        self.shell = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_inexact_array(leaf) else leaf, system
+        )
         self.compliance = float(compliance)
 
     def energy(self, state, inputs):
@@ -74,10 +76,7 @@ class Agnostic(System):
     def inner(self, parameters: PyTree) -> System:
         """The inner system with these parameters."""
         leaves = iter(jax.tree.leaves(parameters))
-        return jax.tree.map(
-            lambda leaf: next(leaves) if isinstance(leaf, np.ndarray | jax.Array) and _inexact(leaf) else leaf,
-            self.shell,
-        )
+        return jax.tree.map(lambda leaf: next(leaves) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf, self.shell)
 
     def recentred(self, state: PyTree, parameters: PyTree) -> "Agnostic":
         """One step of feedback that holds the parameters: knobs moved by what the parameters at rest lack.
@@ -91,7 +90,3 @@ class Agnostic(System):
         """
         knobs = jax.tree.map(lambda u, wanted, found: u + wanted - found, self.knobs, parameters, state[1])
         return eqx.tree_at(lambda s: s.knobs, self, knobs)
-
-
-def _inexact(leaf):
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)

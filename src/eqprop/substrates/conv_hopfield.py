@@ -53,10 +53,10 @@ class Conv(eqx.Module):
     def __init__(
         self,
         features: int,
-        size: int | tuple[int, int] = 3,
+        size: int | Sequence[int] = 3,
         *,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
         pooling: Pooling | None = None,
     ):
         if not isinstance(features, int) or features < 1:
@@ -151,7 +151,7 @@ class ConvHopfield(Hopfield):
 
     def __init__(
         self,
-        image: tuple[int, int, int],
+        image: Sequence[int],
         layers: Sequence[Conv],
         labels: int,
         *,

@@ -4,12 +4,15 @@ A convolution $(w \star s)_{hwd} = \sum_{ijc} w_{ijcd}\, s_{h+i,\,w+j,\,c}$ and 
 down, are both needed at every step of a network that settles. On CPUs XLA runs its own convolution well in the
 forward direction only: inside loops its derivatives are up to a hundred times slower. There the derivative is declared
 to be that of an image unfolded along its width and contracted with the kernel's rows, and every further derivative
-is a matrix product with shifted slices. Elsewhere XLA's derivatives are used. Images are (height, width, channel), kernels (row, column, channel, feature).
+is a matrix product with shifted slices. Elsewhere XLA's derivatives are used.
+
+Images are (height, width, channel), kernels (row, column, channel, feature).
 """
 
 import abc
 import functools
 import itertools
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -26,7 +29,7 @@ Image = Inexact[Array, "height width channel"]
 
 def convolve(
     image: Image,
-    kernel: Inexact[Array, "row column channel feature"],
+    kernel: Inexact[Array, "row column read feature"],
     *,
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
@@ -118,7 +121,7 @@ class MaxPooling(Pooling):
     size: tuple[int, int] = eqx.field(static=True)
     stride: tuple[int, int] = eqx.field(static=True)
 
-    def __init__(self, size: int | tuple[int, int] = 2, stride: int | tuple[int, int] | None = None):
+    def __init__(self, size: int | Sequence[int] = 2, stride: int | Sequence[int] | None = None):
         self.size = pair("MaxPooling.size", size)
         self.stride = self.size if stride is None else pair("MaxPooling.stride", stride)
 
@@ -137,7 +140,7 @@ class MeanPooling(Pooling):
     size: tuple[int, int] = eqx.field(static=True)
     stride: tuple[int, int] = eqx.field(static=True)
 
-    def __init__(self, size: int | tuple[int, int] = 2, stride: int | tuple[int, int] | None = None):
+    def __init__(self, size: int | Sequence[int] = 2, stride: int | Sequence[int] | None = None):
         self.size = pair("MeanPooling.size", size)
         self.stride = self.size if stride is None else pair("MeanPooling.stride", stride)
 
@@ -209,7 +212,7 @@ def extent(image: int, kernel: int, stride: int, padding: int) -> int:
     return (image + 2 * padding - kernel) // stride + 1
 
 
-def pair(name: str, value: int | tuple[int, int], *, least: int = 1) -> tuple[int, int]:
+def pair(name: str, value: int | Sequence[int], *, least: int = 1) -> tuple[int, int]:
     """A whole number, or one for height and one for width, as two.
 
     Raises:

@@ -40,11 +40,11 @@ class Augmented(Estimator):
 
 def shift_and_mirror(
     key: PRNGKeyArray,
-    images: Float[Array, "batch height width *channel"],
+    images: Float[Array, "batch *image"],
     *,
     shift: int,
     mirror: bool,
-) -> Float[Array, "batch height width *channel"]:
+) -> Float[Array, "batch *image"]:
     """Each image shifted by up to `shift` pixels along both sides, and mirrored with probability 1/2.
 
     Raises:
@@ -52,8 +52,8 @@ def shift_and_mirror(
     """
     if images.ndim not in (3, 4) or shift < 0:
         raise ValueError(
-            f"Augmentation needs images of (batch, height, width[, channel]) and `shift` >= 0; got shape {images.shape} "
-            f"and `shift` = {shift}."
+            "Augmentation needs images of (batch, height, width[, channel]) and `shift` >= 0; got shape "
+            f"{images.shape} and `shift` = {shift}."
         )
     offset_key, mirror_key = jax.random.split(key)
     offsets = jax.random.randint(offset_key, (images.shape[0], 2), 0, 2 * shift + 1)

@@ -34,7 +34,7 @@ def test_a_picture_is_row_column_colour(tmp_path):
     np.testing.assert_array_equal(numbers, labels)
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 5])
+@pytest.mark.parametrize("protocol", [2, 4])
 def test_both_formats_hold_the_same(tmp_path, protocol):
     data, labels = pictures()
     write_binary(tmp_path / "b.bin", data, labels)
@@ -103,9 +103,9 @@ def test_missing_files_are_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     with pytest.raises(
-        FileNotFoundError, match="'cifar10' is not on this machine. Unpack its binary or Python archive"
+        FileNotFoundError, match=r"'cifar10' is not on this machine\. Unpack its binary or Python archive"
     ):
         load("cifar10")
     write_binary(tmp_path / "test_batch.bin", *pictures())
-    with pytest.raises(FileNotFoundError, match="lacks data_batch_1.bin"):
+    with pytest.raises(FileNotFoundError, match=r"lacks data_batch_1\.bin"):
         load_cifar(tmp_path)

@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, ArrayLike, Float, Inexact, PyTree
 
 from eqprop.motion import Chain
 from eqprop.substrates.trajectory.ends import Ends, FixedEnds
@@ -75,7 +75,7 @@ class Path(Chain):
         ends: Ends,
         *,
         steps: int,
-        duration: float,
+        duration: ArrayLike,
         times: tuple[int, ...] | None = None,
         coordinates: tuple[int, ...] | None = None,
     ):

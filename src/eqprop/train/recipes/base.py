@@ -10,6 +10,8 @@ from eqprop.train.settings import Settings
 
 if TYPE_CHECKING:
     from eqprop.train.config import Config
+    from eqprop.train.report import Section
+    from eqprop.train.run import Run
 
 __all__ = ["Recipe"]
 
@@ -25,3 +27,14 @@ class Recipe(Settings):
             config: The whole configuration: data, optimiser, batch size, epochs.
             key: Decides the initial parameters.
         """
+
+    def report_sections(self, run: "Run") -> list["Section"]:
+        """Sections of the family's own for `eqprop report`: none by default.
+
+        They stand after those on settling. Raise `LeftOut` with a sentence where one does not apply to a run.
+
+        Args:
+            run: A trained run; `run.experiment()` has its trained system.
+        """
+        del run
+        return []
