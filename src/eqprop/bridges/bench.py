@@ -9,7 +9,7 @@ Nothing here is traced: a bench answers one example at a time, on the host.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -47,6 +47,7 @@ class Capabilities:
     """Standard deviation of one reading, as far as known; what to choose beta by."""
 
 
+@runtime_checkable
 class Bench(Protocol):
     """Four methods make anything a bench."""
 
