@@ -31,10 +31,10 @@ def oracle(network, x):
     raise AssertionError("the oracle did not end")
 
 
-@pytest.mark.parametrize(("hidden", "sweeps", "bar"), [([64], 4, 1e-8), ([64, 64, 64], 12, 1e-10)])
+@pytest.mark.parametrize(("hidden", "sweeps", "bar"), [([256], 4, 1e-8), ([128, 128, 128], 12, 1e-10)])
 def test_block_descent_reaches_the_exact_minimum(hidden, sweeps, bar):
-    network = ckt.DeepResistiveNetwork([30, *hidden, 10], key=jax.random.key(0), input_gain=100.0)
-    x = jax.random.uniform(jax.random.key(1), (30,))
+    network = ckt.DeepResistiveNetwork([784, *hidden, 10], key=jax.random.key(0), input_gain=100.0)
+    x = jax.random.uniform(jax.random.key(1), (784,))
     solver = ep.BlockDescent(rtol=1e-14, atol=1e-14, max_steps=sweeps, relaxation=1.0)
     found = ep.settle(network, x, solver, throw=False).state
     truth = oracle(network, x)
@@ -64,9 +64,13 @@ def test_gradient_is_the_implicit_one(nudge):
     network = ckt.DeepResistiveNetwork([5, 12, 9, 3], key=jax.random.key(3), input_gain=20.0)
     inputs, targets = jax.random.uniform(jax.random.key(4), (6, 5)), jnp.eye(3)[jnp.arange(6) % 3]
     solver = ep.BlockDescent(rtol=1e-11, atol=1e-12)
-    estimate = ep.EquilibriumPropagation(ep.symmetric(1e-3), solver, nudge=nudge)(network, ep.SquaredError(), inputs, targets)
+    estimate = ep.EquilibriumPropagation(ep.symmetric(1e-3), solver, nudge=nudge)(
+        network, ep.SquaredError(), inputs, targets
+    )
     truth = ep.ImplicitDifferentiation(solver)(network, ep.SquaredError(), inputs, targets)
-    found, true = (jax.flatten_util.ravel_pytree(eqx.filter(g.gradient, eqx.is_inexact_array))[0] for g in (estimate, truth))
+    found, true = (
+        jax.flatten_util.ravel_pytree(eqx.filter(g.gradient, eqx.is_inexact_array))[0] for g in (estimate, truth)
+    )
     # Forced nudges of a piecewise quadratic energy are exact; nudging by a conductance is of second order.
     bar = 1e-8 if nudge is ep.Forced else 1e-4
     assert float(jnp.linalg.norm(found - true) / jnp.linalg.norm(true)) <= bar

@@ -119,7 +119,9 @@ def test_coupled_learning_weighs_the_error_by_the_port_conductance(outputs):
     state = ckt.operating_points(network, inputs, SOLVER).state[0]
     port = ckt.port_conductance(network, state, inputs[0])
     coupled = flat(ep.CoupledLearning(SOLVER, eta=1e-3)(network, COST, inputs, targets).gradient)
-    weighted = flat(ep.EquilibriumPropagation(ep.symmetric(1e-4), SOLVER)(network, PortError(port), inputs, targets).gradient)
+    weighted = flat(
+        ep.EquilibriumPropagation(ep.symmetric(1e-4), SOLVER)(network, PortError(port), inputs, targets).gradient
+    )
 
     def cosine(a, b):
         return float(jnp.dot(a, b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b)))

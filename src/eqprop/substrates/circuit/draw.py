@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqprop.substrates.circuit.devices import AntiparallelDiodes, NortonSource, Resistor
-from eqprop.substrates.circuit.elements import Amplifiers, BranchGroup, Branches, CurrentSources, Nodes
+from eqprop.substrates.circuit.elements import Amplifiers, Branches, BranchGroup, CurrentSources, Nodes
 from eqprop.substrates.circuit.network import Network
 from eqprop.substrates.circuit.power import balance
 from eqprop.substrates.circuit.units import engineering
@@ -35,7 +35,9 @@ def draw(network: Network) -> "schemdraw.Drawing":
     """
     branches = _drawn(network)
     if len(branches) > LARGEST_DRAWING:
-        raise ValueError(f"The circuit has {len(branches)} branches; drawings are for at most {LARGEST_DRAWING}. Use the tables.")
+        raise ValueError(
+            f"The circuit has {len(branches)} branches; drawings are for at most {LARGEST_DRAWING}. Use the tables."
+        )
     try:
         import schemdraw
         from schemdraw import elements as elm
@@ -43,7 +45,13 @@ def draw(network: Network) -> "schemdraw.Drawing":
         raise ImportError("Drawing circuits needs schemdraw: `pip install schemdraw`.") from error
     places = _places(network, branches)
     drawing = schemdraw.Drawing(show=False)
-    symbols = {"resistor": elm.Resistor, "diode": elm.Diode, "source": elm.SourceV, "current": elm.SourceI, "amplifier": elm.Opamp}
+    symbols = {
+        "resistor": elm.Resistor,
+        "diode": elm.Diode,
+        "source": elm.SourceV,
+        "current": elm.SourceI,
+        "amplifier": elm.Opamp,
+    }
     for kind, tail, head, label in branches:
         start = places[tail] if tail else (places[head][0], places[head][1] - 2)
         end = places[head] if head else (places[tail][0], places[tail][1] - 2)
@@ -139,5 +147,6 @@ def power_table(network: Network, state: Float[Array, " unit"], inputs: Float[Ar
         "dissipated power": engineering(float(books.absorbed), "W"),
         "delivered power": engineering(float(books.delivered), "W"),
         "power balance": f"{abs(float(books.tellegen)):.1e}",
-        "Kirchhoff's residual": f"{engineering(float(books.kirchhoff), 'A')} at node {network.topology.name(int(books.worst))}",
+        "Kirchhoff's residual": f"{engineering(float(books.kirchhoff), 'A')} at node "
+        "{network.topology.name(int(books.worst))}",
     }
