@@ -68,7 +68,9 @@ def main(folder: Path) -> float:
     left.legend(title="inputs")
     for temperature in (0.02, 0.1):
         right.semilogx(BETAS, dead_fraction(temperature), marker="o", label=f"T = {temperature}")
-    right.set(xlabel="nudging strength", ylabel="wrong answers without contrast", title="The dead zone", ylim=(-0.05, 1.05))
+    right.set(
+        xlabel="nudging strength", ylabel="wrong answers without contrast", title="The dead zone", ylim=(-0.05, 1.05)
+    )
     right.legend()
     figure.savefig(folder / "ising.svg")
     plt.close(figure)

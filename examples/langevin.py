@@ -62,7 +62,8 @@ def main(folder: Path) -> float:
     left.legend()
     steps = np.geomspace(0.004, 0.06, 6)
     biases = [
-        ep.settle(system, PUSH, ep.Langevin(TEMPERATURE, step, chains=200), key=jax.random.key(1)).step_bias for step in steps
+        ep.settle(system, PUSH, ep.Langevin(TEMPERATURE, step, chains=200), key=jax.random.key(1)).step_bias
+        for step in steps
     ]
     right.loglog(steps, biases, marker="o")
     right.set(xlabel="step", ylabel="relative excess of the virial", title="Step bias, as reported")

@@ -120,7 +120,7 @@ class Ensemble(AbstractEquilibrium):
     free_energy: Inexact[Array, "*batch"] | None = None
     r"""$-T\log Z$, where it is known. [as the energy]"""
     step_bias: Float[Array, "*batch"] | None = None
-    r"""Relative excess of the virial $\langle s\,\partial E/\partial s\rangle$ over $nT$ that a finite step causes, exact."""
+    r"""Exact relative excess of the virial $\langle s\,\partial E/\partial s\rangle$ over $nT$ due to a finite step."""
     acceptance: Float[Array, "*batch"] | None = None
     """Mean acceptance of proposals, where the sampler makes any."""
     groups: int = eqx.field(static=True, default=0)

@@ -20,6 +20,8 @@ def run(name, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least", "most"), [("ising", 0.9, 1.0), ("boltzmann", 0.93, 1.0), ("langevin", 0.0, 3.0)])
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("ising", 0.9, 1.0), ("boltzmann", 0.93, 1.0), ("langevin", 0.0, 3.0)]
+)
 def test_an_example_hits_its_number(tmp_path, name, least, most):
     assert least <= run(name, tmp_path) <= most
