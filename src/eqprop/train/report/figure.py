@@ -103,6 +103,7 @@ def _inline(svg, name, describe, decimals):
         svg = svg.replace(colour, f"var(--{variable})")
     # The page's own letters, in the size of the drawing.
     svg = re.sub(r"font: ((?:\d+ )?[\d.]+px) [^;\"]*", r"font: \1 var(--letters)", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--letters)", svg)
     svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.{decimals}f}", svg)
     svg = re.sub(r'<svg\s[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg role="img" aria-label="{_escaped(describe)}" \1>', svg)
     return re.sub(r"<!--.*?-->|(?<=>)\s+(?=<(?!tspan))", "", svg, flags=re.DOTALL).strip()
