@@ -55,7 +55,13 @@ class MotionCheck:
 
     def __str__(self) -> str:
         def line(name, value):
-            return None if value is None else f"{name:<34}{value:.2e}" if isinstance(value, float) else f"{name:<34}{value}"
+            return (
+                None
+                if value is None
+                else f"{name:<34}{value:.2e}"
+                if isinstance(value, float)
+                else f"{name:<34}{value}"
+            )
 
         lines = [
             line("energy drift", self.drift),
@@ -95,7 +101,9 @@ def check_motion(
     if isinstance(system, Hamiltonian):
         return _check_hamiltonian(system, inputs, example, cost, targets, propagate)
     if not isinstance(system, Chain):
-        raise ValueError(f"`check_motion` is for `Hamiltonian` and `Path` systems; `{type(system).__name__}` is neither.")
+        raise ValueError(
+            f"`check_motion` is for `Hamiltonian` and `Path` systems; `{type(system).__name__}` is neither."
+        )
     propagate = EquilibriumPropagation(symmetric(1e-3), PathNewton()) if propagate is None else propagate
     certificate = certify(system, cost, inputs, _zeros(system, inputs, targets), propagate)
     return MotionCheck(None, None, None, None, None, None, certificate, certificate.reasons)
