@@ -1,7 +1,7 @@
 r"""What a system in motion owes: conserved energy, reversibility, an integrator of its order, the right gradient.
 
-For a Hamiltonian system without drive the leapfrog conserves the energy but for an oscillation of size $O(h^2)$; run back, it
-returns to its start to rounding; and its end point errs by $O(h^2)$. A Lagrangian is looked at through the path that it
+For a Hamiltonian system without drive the leapfrog conserves the energy but for an oscillation of size $O(h^2)$; run
+back, it returns to its start to rounding; and its end point errs by $O(h^2)$. A Lagrangian is looked at through the path that it
 shoots: the same three, with the energy $\dot q\cdot\partial L/\partial\dot q - L$.
 """
 
