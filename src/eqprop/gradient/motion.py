@@ -1,7 +1,7 @@
 r"""What a system in motion owes: conserved energy, reversibility, an integrator of its order, the right gradient.
 
-For a Hamiltonian system without drive the leapfrog conserves the energy but for an oscillation of size $O(h^2)$; run back, it
-returns to its start to rounding; and its end point errs by $O(h^2)$. A Lagrangian is looked at through the path that it
+For a Hamiltonian system without drive the leapfrog conserves the energy but for an oscillation of size $O(h^2)$; run
+back, it returns to its start to rounding; and its end point errs by $O(h^2)$. A Lagrangian is looked at through the path that it
 shoots: the same three, with the energy $\dot q\cdot\partial L/\partial\dot q - L$.
 """
 
@@ -55,7 +55,13 @@ class MotionCheck:
 
     def __str__(self) -> str:
         def line(name, value):
-            return None if value is None else f"{name:<34}{value:.2e}" if isinstance(value, float) else f"{name:<34}{value}"
+            return (
+                None
+                if value is None
+                else f"{name:<34}{value:.2e}"
+                if isinstance(value, float)
+                else f"{name:<34}{value}"
+            )
 
         lines = [
             line("energy drift", self.drift),
@@ -95,7 +101,9 @@ def check_motion(
     if isinstance(system, Hamiltonian):
         return _check_hamiltonian(system, inputs, example, cost, targets, propagate)
     if not isinstance(system, Chain):
-        raise ValueError(f"`check_motion` is for `Hamiltonian` and `Path` systems; `{type(system).__name__}` is neither.")
+        raise ValueError(
+            f"`check_motion` is for `Hamiltonian` and `Path` systems; `{type(system).__name__}` is neither."
+        )
     propagate = EquilibriumPropagation(symmetric(1e-3), PathNewton()) if propagate is None else propagate
     certificate = certify(system, cost, inputs, _zeros(system, inputs, targets), propagate)
     return MotionCheck(None, None, None, None, None, None, certificate, certificate.reasons)

@@ -1,7 +1,7 @@
 r"""The echo: a run forward, the momenta turned round, and the same machine run back under a nudge.
 
-Turning the momenta makes the leapfrog retrace its own steps, to rounding. A replay nudged by $\beta c$ leaves that path,
-and shares its end with it, so that no boundary term is left and
+Turning the momenta makes the leapfrog retrace its own steps, to rounding. A replay nudged by $\beta c$ leaves that
+path, and shares its end with it, so that no boundary term is left and
 
 $$\frac{dC}{d\theta} = \frac{d}{d\beta}\int\frac{\partial H}{\partial\theta}\,dt, \qquad
 \frac{dC}{dq_0} = -\frac{d}{d\beta}P_{\mathrm{echo}}, \qquad \frac{dC}{dp_0} = -\frac{d}{d\beta}q_{\mathrm{echo}}$$

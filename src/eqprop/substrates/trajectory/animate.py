@@ -1,7 +1,7 @@
 """Moving pictures of trajectories: one self-contained SVG, animated by itself, without scripts.
 
-Each coordinate is a curve over time, the free path drawn through and the nudged one dashed, with a point that runs along
-them. It goes into a report or a web page as it is.
+Each coordinate is a curve over time, the free path drawn through and the nudged one dashed, with a point that runs
+along them. It goes into a report or a web page as it is.
 """
 
 from collections.abc import Sequence
@@ -104,5 +104,6 @@ def _curve(points, colour, seconds, *, dashed):
     return (
         f'<path d="{way}" fill="none" stroke="{colour}" stroke-width="1.4" opacity="{0.7 if dashed else 1}"{dash}/>'
         f'<circle r="4" fill="{fill}" stroke="{colour}" cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}">'
-        f'<animate attributeName="cx" values="{xs}" {timing}/><animate attributeName="cy" values="{ys}" {timing}/></circle>'
+        f'<animate attributeName="cx" values="{xs}" {timing}/>'
+        f'<animate attributeName="cy" values="{ys}" {timing}/></circle>'
     )

@@ -105,7 +105,8 @@ class GivenEnds(Ends):
         first, last = _given(inputs)
         if first.shape != (dimension,) or last.shape != (dimension,):
             raise ValueError(
-                f"`inputs` must give `first` and `last` with {dimension} coordinates each; got shapes {first.shape} and {last.shape}."
+                f"`inputs` must give `first` and `last` with {dimension} coordinates each; got shapes "
+                f"{first.shape} and {last.shape}."
             )
         return _straight(first, last, steps)
 
