@@ -14,7 +14,6 @@ import time
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from eqprop.cost import CrossEntropy

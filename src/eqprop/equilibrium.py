@@ -36,8 +36,9 @@ class RESULT(eqx.Enumeration):
         "proportion. Lower beta (or the finite-difference step), and start nudged phases at the free state."
     )
     not_retraced = (
-        "The echo did not retrace the run: rounding, amplified by chaotic or unstable motion, has outgrown the nudge. "
-        "Shorten the run (`honest_length` names the longest honest one), raise beta, or compute in float64."
+        "The echo did not retrace the run: rounding has outgrown the nudge, or the nudge its linear range, because the "
+        "motion is chaotic or unstable. Shorten the run (`honest_length` names the longest honest one), compute in "
+        "float64, or try another beta."
     )
     unstable_step = (
         "The time step is too large for stability: step times the highest frequency exceeds 2. Lower the step."

@@ -134,7 +134,7 @@ def test_an_inner_problem_that_does_not_converge_is_reported():
     estimate = ep.EquilibriumPropagation(ep.symmetric(0.1), short)(system, cost, train, validation)
     assert not estimate.settled.any()
     assert jnp.isnan(estimate.value)
-    with pytest.raises(Exception, match="Not settled within `max_steps`. Raise `max_steps`"):
+    with pytest.raises(Exception, match=r"Not settled within `max_steps`. Raise `max_steps`"):
         ep.settle(system, jax.tree.map(lambda leaf: leaf[0], train), short)
 
 

@@ -220,7 +220,8 @@ def test_a_degenerate_ground_state_is_refused(solver):
 
 
 def test_nudges_beyond_the_gap_leave_the_branch():
-    # A field of 0.01 holds the spin up; a force of 1 turns it down. By overlap the level is followed, but not the ground.
+    # A field of 0.01 holds the spin up; a force of 1 turns it down. By overlap the level is followed, but not the
+    # ground.
     spin = PauliHamiltonian(1, [["Z"], ["X"]], jnp.asarray([-0.01, -0.001]), ["Z"])
     propagate = ep.EquilibriumPropagation(ep.one_sided(1.0), ep.DenseEigen())
     followed = propagate(spin, ep.SquaredError(), NO_INPUTS, -jnp.ones((1, 1)))

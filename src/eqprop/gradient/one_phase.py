@@ -6,7 +6,8 @@ where the energy and its parameter-derivative vanish at every free equilibrium, 
 known to be zero without settling it.
 
 Source:
-    R. Hoier, D. Staudt and C. Zach, Dual propagation: accelerating contrastive Hebbian learning with dyadic neurons, 2023.
+    R. Hoier, D. Staudt and C. Zach, Dual propagation: accelerating contrastive Hebbian learning with dyadic neurons,
+    2023.
 """
 
 import equinox as eqx
@@ -52,8 +53,8 @@ class _OnlyPhase(AbstractEquilibrium):
 class OnePhase(Estimator):
     """The gradient from a single nudged phase of a system that declares `free_vanishes`.
 
-    `value` and `outputs` are read in that phase. With `CostNudged` on a doubled system they and the gradient are exact at
-    every beta; with `Dyads` off by beta squared.
+    `value` and `outputs` are read in that phase. With `CostNudged` on a doubled system they and the gradient are
+    exact at every beta; with `Dyads` off by beta squared.
 
     Args:
         beta: Nudging strength.
@@ -71,14 +72,16 @@ class OnePhase(Estimator):
         self.nudge = nudge
         if nudge is Forced:
             raise ValueError(
-                "`OnePhase` has no free phase from which `Forced` could take its force. Use `nudge=CostNudged` or `Dyads`, or "
+                "`OnePhase` has no free phase from which `Forced` could take its force. Use `nudge=CostNudged` "
+                "or `Dyads`, or "
                 "`EquilibriumPropagation`."
             )
 
     def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
         if not system.free_vanishes:
             raise ValueError(
-                f"`{type(system).__name__}` does not declare `free_vanishes`: its free phase carries part of the gradient. Use "
+                f"`{type(system).__name__}` does not declare `free_vanishes`: its free phase carries part of "
+                f"the gradient. Use "
                 "`EquilibriumPropagation`, or a `Doubled` system."
             )
         inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))

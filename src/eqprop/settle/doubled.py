@@ -1,9 +1,10 @@
 r"""Settling doubled systems: scalars $A(m, d)$ of a state and its twin, which are saddles.
 
 Descent would run away. The flow that settles crosses the two derivatives,
-$\dot m = -\partial A/\partial d$, $\dot d = -\partial A/\partial m$: for $A = -\langle d, f(m)\rangle$ the mean follows the field
-itself, and the difference its transposed slope. For feed-forward networks a step of size 1 is one layer forward for the mean
-and one layer back for the difference, and the flow ends exactly after as many steps as there are layers.
+$\dot m = -\partial A/\partial d$, $\dot d = -\partial A/\partial m$: for $A = -\langle d, f(m)\rangle$ the mean
+follows the field itself, and the difference its transposed slope. For feed-forward networks a step of size 1 is one
+layer forward for the mean and one layer back for the difference, and the flow ends exactly after as many steps as
+there are layers.
 """
 
 import equinox as eqx
@@ -32,7 +33,8 @@ class DoubledFlow(IterativeSolver):
         pair = isinstance(state, tuple) and len(state) == 2
         if not pair or jax.tree.map(jnp.shape, state[0]) != jax.tree.map(jnp.shape, state[1]):
             raise ValueError(
-                f"`DoubledFlow` settles doubled systems, whose state is a pair of trees alike; `{type(system).__name__}` has "
+                f"`DoubledFlow` settles doubled systems, whose state is a pair of trees alike; "
+                f"`{type(system).__name__}` has "
                 "another state. Use `Newton`, `BlockDescent` or `GradientFlow`."
             )
         return

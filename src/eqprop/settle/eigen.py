@@ -4,12 +4,13 @@ r"""Eigenstates as equilibria: systems whose energy is the Rayleigh quotient of 
 * `Lanczos`: the same, matrix-free: H is only applied. Restarted until $\lVert H\psi - E\psi\rVert$ is small.
 * `ThermalEigen`: the thermal state $\rho = e^{-H/T}/Z$, as its purification $\rho^{1/2}$.
 
-H itself is read off the energy, $H\psi = \tfrac12\nabla E(\psi) + E\psi$ at unit norm, so a nudged system is solved as the
-free one is: a force on expectation values is a term of the Hamiltonian. A cost of expectation values that is *not* linear
-(`CostNudged`) is linearised at the state and solved again until it stands still.
+H itself is read off the energy, $H\psi = \tfrac12\nabla E(\psi) + E\psi$ at unit norm, so a nudged system is solved
+as the free one is: a force on expectation values is a term of the Hamiltonian. A cost of expectation values that is
+*not* linear (`CostNudged`) is linearised at the state and solved again until it stands still.
 
 A level is an isolated stationary point only if no other level shares its energy: degenerate states are refused, as
-`RESULT.singular`. Nudged phases keep to the level that overlaps most with the free state; beta must stay well below the gap.
+`RESULT.singular`. Nudged phases keep to the level that overlaps most with the free state; beta must stay well below
+the gap.
 
 Source:
     C. Lanczos, An iteration method for the solution of the eigenvalue problem, 1950. B. N. Parlett, The symmetric
@@ -114,7 +115,8 @@ class Lanczos(Solver):
             raise ValueError(
                 f"`Lanczos.level` = {self.level} needs more than the {size} states there are; use `DenseEigen`."
             )
-        precise = 0.1 * self.atol if free is None else 1e-2 * self.rtol
+        # In a nudged phase the displacement counts, which may be small: to rounding.
+        precise = 0.1 * (self.atol + self.rtol) if free is None else 50 * float(jnp.finfo(start.dtype).eps)
 
         def lowest(linear, state, steps):
             apply = _hamiltonian(linear, inputs)
@@ -122,7 +124,8 @@ class Lanczos(Solver):
             # The level wanted and the next one above, which tells the gap.
             for k in range(self.level + 2):
                 begin = state if k == self.level else _another(size, k, start.dtype)
-                value, vector, used = _restarted(apply, begin, vectors, self, precise)
+                above = k == self.level + 1
+                value, vector, used = _restarted(apply, begin, vectors, self, 1e-5 if above else precise, above)
                 values.append(value)
                 vectors = jnp.concatenate([vectors, vector[None]])
                 steps = steps + used
@@ -135,8 +138,8 @@ class ThermalEigen(Solver):
     r"""The thermal state $e^{-H/T}/Z$ of a dense Hamiltonian; its state is the purification $\rho^{1/2}$, a matrix.
 
     It is the minimum of the free energy $\mathrm{Tr}\,\rho H + T\,\mathrm{Tr}\,\rho\log\rho$, so the contrast of nudged
-    phases is exact in the limit of weak nudges. The covariance formula of *classical* Boltzmann distributions is not: H and
-    the observables do not commute.
+    phases is exact in the limit of weak nudges. The covariance formula of *classical* Boltzmann distributions is not:
+    H and the observables do not commute.
     """
 
     temperature: Float[Array, ""] = eqx.field(converter=jnp.asarray)
@@ -144,7 +147,8 @@ class ThermalEigen(Solver):
     def __check_init__(self):
         if not isinstance(self.temperature, jax.core.Tracer) and not self.temperature > 0:
             raise ValueError(
-                f"`ThermalEigen.temperature` must be positive; got {self.temperature}. For temperature 0 use `DenseEigen`."
+                f"`ThermalEigen.temperature` must be positive; got {self.temperature}. For temperature 0 use "
+                f"`DenseEigen`."
             )
 
     def solve(self, system, inputs, start, *, free, key):
@@ -178,7 +182,7 @@ def _purified(state):
 
 
 def _linearised(system: System, state: Array) -> System:
-    """The system itself; a cost nudge replaced by the force it exerts at `state`, which is a term of the Hamiltonian."""
+    """The system itself; a cost nudge replaced by its force at `state`, which is a term of the Hamiltonian."""
     if not isinstance(system, CostNudged):
         return system
     here = Equilibrium(state, RESULT.settled, jnp.zeros((), real_dtype(state)), jnp.zeros((), jnp.int32))
@@ -209,10 +213,7 @@ def _self_consistent(solver, system, inputs, start, free, lowest) -> Eigenstate:
 
     def solve(state, steps):
         values, vectors, steps = lowest(_linearised(system, state), state, steps)
-        if free is None:
-            chosen = jnp.asarray(level)
-        else:
-            chosen = jnp.argmax(jnp.abs(vectors @ free.restart))
+        chosen = jnp.asarray(level) if free is None else jnp.argmax(jnp.abs(vectors @ free.restart))
         # The sign of an eigenvector means nothing: take the one nearest to the state before.
         vector = vectors[chosen]
         vector = jnp.where(jnp.dot(vector, state) < 0, -vector, vector)
@@ -282,13 +283,18 @@ def _another(size, index, dtype):
     return jax.random.normal(jax.random.key(index), (size,), dtype)
 
 
-def _restarted(apply, begin, found, solver, precise):
-    """Lowest eigenpair orthogonal to the rows of `found`, and how often H was applied."""
+def _restarted(apply, begin, found, solver, precise, value_only):
+    """Lowest eigenpair orthogonal to the rows of `found`, and how often H was applied.
+
+    With `value_only` the eigenvalue is enough, and levels close above need not be told apart.
+    """
     tiny = jnp.finfo(begin.dtype).tiny
 
     def cycle(loop):
         vector, _, _, steps = loop
-        value, ritz, error = _lanczos(apply, vector, found, solver.krylov)
+        value, ritz, residual, spread, scale = _lanczos(apply, vector, found, solver.krylov)
+        beyond = jnp.maximum(residual - 10 * jnp.finfo(vector.dtype).eps * scale, 0)
+        error = beyond / (scale if value_only else spread)
         return ritz, value, error, steps + solver.krylov
 
     def unfinished(loop):
@@ -303,7 +309,7 @@ def _restarted(apply, begin, found, solver, precise):
 
 
 def _lanczos(apply, start, found, count):
-    """One Krylov space from `start`: lowest Ritz value and vector, and an estimate of the vector's error."""
+    """One Krylov space from `start`: lowest Ritz value and vector, residual, distance to the next value, scale."""
     size = start.shape[0]
     count = min(count, size - found.shape[0])
 
@@ -330,10 +336,10 @@ def _lanczos(apply, start, found, count):
     values, vectors = jnp.linalg.eigh(matrix)
     ritz = _orthogonal(basis.T @ vectors[:, 0], found)
     ritz = ritz / jnp.linalg.norm(ritz)
-    # Residual over the distance to the next Ritz value: the error of the vector.
+    # The residual over the distance to the next Ritz value is the error of the vector.
     residual = beside[-1] * jnp.abs(vectors[-1, 0])
     spread = jnp.maximum(values[1] - values[0], jnp.finfo(start.dtype).eps * high)
-    return values[0], ritz, residual / spread
+    return values[0], ritz, residual, spread, high
 
 
 def _orthogonal(vector: Inexact[Array, " dim"], found: Inexact[Array, "level dim"]) -> PyTree:

@@ -2,10 +2,11 @@ r"""Parameters as physical variables: a system that learns although nobody knows
 
 $$\mathcal{E}(s, \theta) = E(\theta, x, s) + \frac{1}{2\varepsilon}\lVert u - \theta\rVert^2$$
 
-The parameters $\theta$ relax together with the state, held by springs of compliance $\varepsilon$ to the control knobs $u$,
-which are what is trained. Then $\partial\mathcal{E}/\partial u = (u - \theta)/\varepsilon$: the contrast reads positions only,
-and nothing of $E$. A nudge with the knobs held moves $\theta$ by $-\varepsilon\beta\,\nabla_\theta C$: the physics itself takes
-the step of gradient descent. The gradient in $u$ is exact; that at a held $\theta$ is off by a term in $\varepsilon$.
+The parameters $\theta$ relax together with the state, held by springs of compliance $\varepsilon$ to the control
+knobs $u$, which are what is trained. Then $\partial\mathcal{E}/\partial u = (u - \theta)/\varepsilon$: the contrast
+reads positions only, and nothing of $E$. A nudge with the knobs held moves $\theta$ by
+$-\varepsilon\beta\,\nabla_\theta C$: the physics itself takes the step of gradient descent. The gradient in $u$ is
+exact; that at a held $\theta$ is off by a term in $\varepsilon$.
 
 Source:
     B. Scellier et al., Agnostic physics-driven deep learning, 2022 (arXiv 2205.15021).

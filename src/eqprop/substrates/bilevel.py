@@ -3,8 +3,9 @@ r"""Bilevel learning: a learner as the physical system, its training loss as the
 $$w^\star(\theta) = \arg\min_w L_{\mathrm{in}}(\theta, w), \qquad
 \nabla_\theta L_{\mathrm{out}}(w^\star) = \frac{d}{d\beta}\Big|_0\,\partial_\theta L_{\mathrm{in}}(\theta, w^\beta)$$
 
-with $w^\beta$ the weights trained on $L_{\mathrm{in}} + \beta L_{\mathrm{out}}$: no second derivatives and no backpropagation
-through training, the learner is only run again. $\theta$ are hyper-parameters: regularisation, initial weights, data weights.
+with $w^\beta$ the weights trained on $L_{\mathrm{in}} + \beta L_{\mathrm{out}}$: no second derivatives and no
+backpropagation through training, the learner is only run again. $\theta$ are hyper-parameters: regularisation,
+initial weights, data weights.
 
 `inputs` are the training data of one task, `targets` its validation data, a batch holds tasks.
 

@@ -1,22 +1,23 @@
-r"""One-way couplings: networks that rest where a vector field vanishes, $f(\theta, x, s^\star) = 0$, and no scalar is known.
+r"""One-way couplings: networks that rest where a vector field vanishes, $f(\theta, x, s^\star) = 0$.
 
 With $J = \partial f/\partial s$ the true gradient is $-J^{-\top}\partial_s C\cdot\partial_\theta f$. A nudged field,
 $f(s) - \beta\,\partial_s C = 0$, moves along $J^{-1}\partial_s C$ instead. Three ways to learn:
 
-* `OneWay` with `FieldForced`: the vector-field rule, $-\tfrac{ds}{d\beta}\cdot\partial_\theta f(s^\star)$. Exact only where J is
-  symmetric; the bias does *not* vanish with beta.
+* `OneWay` with `FieldForced`: the vector-field rule, $-\tfrac{ds}{d\beta}\cdot\partial_\theta f(s^\star)$. Exact only
+  where J is symmetric; the bias does *not* vanish with beta.
 * `OneWay` with `AntisymmetricForced`: the nudged field is given the extra force $(J^\top - J)(s - s^\star)$. Exact.
 * `Doubled`: the scalar $A(m, d) = -\langle d, f(\theta, m)\rangle$ of two copies $s^\pm = m \pm d/2$. Stationary where
-  $f(m) = 0$ and $d = 0$; there $A$ and $\partial_\theta A$ vanish, so one nudged phase is enough (`OnePhase`). Exact for any
-  field: asymmetric, recurrent or feed-forward.
+  $f(m) = 0$ and $d = 0$; there $A$ and $\partial_\theta A$ vanish, so one nudged phase is enough (`OnePhase`). Exact
+  for any field: asymmetric, recurrent or feed-forward.
 
 Source:
-    B. Scellier et al., Generalization of equilibrium propagation to vector field dynamics, 2018. R. Hoier, D. Staudt and
-    C. Zach, Dual propagation, 2023 (dyads). A. Scurria et al., Equilibrium propagation for non-conservative systems, 2026
-    (arXiv 2602.03670).
+    B. Scellier et al., Generalization of equilibrium propagation to vector field dynamics, 2018. R. Hoier, D. Staudt
+    and C. Zach, Dual propagation, 2023 (dyads). A. Scurria et al., Equilibrium propagation for non-conservative
+    systems, 2026 (arXiv 2602.03670).
 """
 
 import abc
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -79,8 +80,10 @@ class OneWay(System):
 class Doubled(System):
     r"""Any field as a scalar: $A(m, d) = -\langle d, f(\theta, m)\rangle$, with state (mean, difference) of two copies.
 
-    Settle it with `Newton`, or with `DoubledFlow`, which for feed-forward networks ends after two passes. Read at the mean,
-    so that with `CostNudged` the gradient is exact at every beta; `Dyads` nudges each copy, as two physical copies would be.
+    Settle it with `DoubledFlow`, which for feed-forward networks ends after two passes, or with `Newton`, which with
+    `Dyads` may find a saddle far from the free state, since there is no free phase to start from. Read at the mean,
+    so that with `CostNudged` the gradient is exact at every beta; `Dyads` nudges each copy, as two physical copies
+    would be.
     """
 
     field: Field
@@ -245,7 +248,7 @@ class FeedForward(Field):
         limits = [gain / math.sqrt(n) for n in sizes[:-1]]
         self.weights = tuple(
             jax.random.uniform(k, shape, minval=-limit, maxval=limit)
-            for k, shape, limit in zip(keys, zip(sizes[:-1], sizes[1:], strict=True), limits, strict=True)
+            for k, shape, limit in zip(keys, itertools.pairwise(sizes), limits, strict=True)
         )
         self.biases = tuple(jnp.zeros(n) for n in sizes[1:])
         self.activation = Tanh() if activation is None else activation
@@ -285,7 +288,8 @@ def _work_jvp(primals, tangents):
     field_dot, state_dot, inputs_dot = tangents
     if jax.tree.leaves(field_dot) or jax.tree.leaves(inputs_dot):
         raise ValueError(
-            "A one-way field has no energy whose contrast would be a gradient. Use `nudge=AntisymmetricForced` (exact), "
+            "A one-way field has no energy whose contrast would be a gradient. Use `nudge=AntisymmetricForced` "
+            "(exact), "
             "`nudge=FieldForced` (biased where couplings are not symmetric), or the system `Doubled(field)`."
         )
     velocity = field.velocity(state, inputs)
@@ -337,5 +341,6 @@ def _minus(a, b):
 def _check_one_way(system, name):
     if not isinstance(system, OneWay):
         raise ValueError(
-            f"`{name}` nudges a `OneWay` field; got `{type(system).__name__}`. Systems with an energy take `Forced` or `CostNudged`."
+            f"`{name}` nudges a `OneWay` field; got `{type(system).__name__}`. Systems with an energy take "
+            f"`Forced` or `CostNudged`."
         )

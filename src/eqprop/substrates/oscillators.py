@@ -5,12 +5,13 @@ $$E(\varphi) = -\sum_{(i,j)} J_{ij}\cos(\varphi_i - \varphi_j) - \sum_i h_i\cos(
 
 * XY model: couplings $J$ and fields $h$ towards the input angles $x$.
 * Oscillator Ising machine: with a second harmonic $S$, which draws phases to 0 and $\pi$.
-* Kuramoto oscillators: with natural frequencies $\omega$; phases are at rest in the frame of $\Omega$, the mean frequency,
-  when the oscillators are locked. Locally the gradient in $\omega_i$ is the displacement of $\varphi_i$ itself.
+* Kuramoto oscillators: with natural frequencies $\omega$; phases are at rest in the frame of $\Omega$, the mean
+  frequency, when the oscillators are locked. Locally the gradient in $\omega_i$ is the displacement of $\varphi_i$
+  itself.
 
-Turning all phases together must cost energy, or the rest state is a whole circle: a field, a second harmonic or a pinned
-phase is required. Many rest states may exist; see `eqprop.settle.branches`. The cost must be periodic (`PhaseError`).
-Energies are in units of coupling, which are those of a frequency.
+Turning all phases together must cost energy, or the rest state is a whole circle: a field, a second harmonic or a
+pinned phase is required. Many rest states may exist; see `eqprop.settle.branches`. The cost must be periodic
+(`PhaseError`). Energies are in units of coupling, which are those of a frequency.
 
 Source:
     Q. Wang, C. C. Wanjura and F. Marquardt, Training coupled phase oscillators as a neuromorphic platform using
@@ -34,7 +35,7 @@ __all__ = ["LayeredOscillators", "OscillatorGraph"]
 
 
 class OscillatorGraph(System):
-    """Oscillators on any graph: XY, oscillator Ising and Kuramoto models. The state holds the phases that are not pinned.
+    """Oscillators on any graph: XY, oscillator Ising and Kuramoto models. The state: the phases not pinned.
 
     Args:
         units: Number of oscillators.
@@ -43,8 +44,8 @@ class OscillatorGraph(System):
         driven: Oscillators with a field; the inputs are the fields' angles, one for each of them. [rad]
         field: Strength h of each field. [coupling]
         harmonic: Strength S of the second harmonic of each oscillator, or None. [coupling]
-        frequency: Natural frequency of each oscillator, or None. Measured from that of fields or harmonic where there are
-            any; else the mean over all oscillators is the frame's. [coupling]
+        frequency: Natural frequency of each oscillator, or None. Measured from that of fields or harmonic where there
+            are any; else the mean over all oscillators is the frame's. [coupling]
         pinned: Oscillators whose phase is held, with their angles. [rad]
         outputs: Oscillators that are read; all that are not pinned by default.
 
@@ -158,7 +159,8 @@ class OscillatorGraph(System):
     def _angles(self, inputs):
         if jnp.shape(inputs) != (len(self.driven),):
             raise ValueError(
-                f"`inputs` of shape {jnp.shape(inputs)} do not fit {len(self.driven)} driven oscillators; give the angle of "
+                f"`inputs` of shape {jnp.shape(inputs)} do not fit {len(self.driven)} driven oscillators; give "
+                f"the angle of "
                 "each field in radians."
             )
         return inputs
@@ -167,9 +169,9 @@ class OscillatorGraph(System):
 class LayeredOscillators(System):
     r"""Layers of XY oscillators that classify: fields linear in the inputs, couplings between neighbouring layers.
 
-    Hidden oscillators of the first layer feel the field $(x A + a)\cos\varphi + (x B + b)\sin\varphi$; output oscillators
-    a fixed field towards 0, so that 0 is undecided, and they answer by the way they turn. Train with `PhaseError` and
-    targets less than $\pi$ apart, $\pm 1$ say: an answer off by $\pi$ feels no force.
+    Hidden oscillators of the first layer feel the field $(x A + a)\cos\varphi + (x B + b)\sin\varphi$; output
+    oscillators a fixed field towards 0, so that 0 is undecided, and they answer by the way they turn. Train with
+    `PhaseError` and targets less than $\pi$ apart, $\pm 1$ say: an answer off by $\pi$ feels no force.
 
     Args:
         sizes: Inputs, oscillators of each hidden layer, outputs.
@@ -219,7 +221,8 @@ class LayeredOscillators(System):
         return total
 
     def initial_state(self, inputs):
-        # The direction of each oscillator's own field: the rest state without couplings, hence of the branch nearest to it.
+        # The direction of each oscillator's own field: the rest state without couplings, hence of the branch nearest
+        # to it.
         return tuple(jnp.arctan2(across, along) for along, across in self._fields(inputs))
 
     def output(self, state):
@@ -264,7 +267,7 @@ def rest_phase(
     torque: Float[Array, " unit"],
     phase: Float[Array, " unit"],
 ) -> Float[Array, " unit"]:
-    r"""The minimum of $-a\cos\varphi - b\sin\varphi - f\varphi$ nearest to `phase`; a step along $f$ where there is none.
+    r"""The minimum of $-a\cos\varphi - b\sin\varphi - f\varphi$ nearest to `phase`, or a step along $f$.
 
     The minimum, $\arg(a + ib) + \arcsin(f/|a + ib|)$, exists where the oscillator is locked, $|f| \le |a + ib|$. [rad]
     """
@@ -311,8 +314,10 @@ def _check_symmetry(graph):
     for part in parts:
         if not part & holding:
             raise ValueError(
-                f"Nothing breaks the rotation symmetry of oscillators {sorted(part)}: their phases can turn together at no "
-                f"cost, and the rest state is not isolated. Pin one of them, `pinned={{{min(part)}: 0.0}}`, or give one a "
+                f"Nothing breaks the rotation symmetry of oscillators {sorted(part)}: their phases can turn "
+                f"together at no "
+                f"cost, and the rest state is not isolated. Pin one of them, `pinned={{{min(part)}: 0.0}}`, or "
+                f"give one a "
                 "field (`driven`) or a second harmonic (`harmonic`)."
             )
     if graph.frequency is not None and not graph.driven and graph.harmonic is None and len(parts) > 1:

@@ -1,15 +1,16 @@
 r"""Quantum spins: eigenstates of parametrised Hamiltonians as stationary points of the Rayleigh quotient.
 
-$$E(\psi) = \frac{\langle\psi|H(\theta, x)|\psi\rangle}{\langle\psi|\psi\rangle} + \tfrac14(\langle\psi|\psi\rangle - 1)^2,
-\qquad H = \sum_k \theta_k P_k + \sum_j x_j Q_j$$
+$$E(\psi) = \frac{\langle\psi|H(\theta, x)|\psi\rangle}{\langle\psi|\psi\rangle} + \tfrac14(\langle\psi|\psi\rangle -
+1)^2, \qquad H = \sum_k \theta_k P_k + \sum_j x_j Q_j$$
 
-with sums of Pauli strings $P_k$ (trainable) and $Q_j$ (the inputs). Its stationary points are the normalised eigenvectors;
-$\partial E/\partial\theta_k = \langle P_k\rangle$ is what an experiment measures. The second term, zero at unit norm, only
-fixes the norm. Outputs are expectation values of observables, so any cost of them is admitted, and nudging is a further
-term of the Hamiltonian.
+with sums of Pauli strings $P_k$ (trainable) and $Q_j$ (the inputs). Its stationary points are the normalised
+eigenvectors; $\partial E/\partial\theta_k = \langle P_k\rangle$ is what an experiment measures. The second term, zero
+at unit norm, only fixes the norm. Outputs are expectation values of observables, so any cost of them is admitted, and
+nudging is a further term of the Hamiltonian.
 
-States are real vectors of $2^n$ amplitudes: strings with an even number of Y, hence real Hamiltonians. A state may also be
-a matrix, amplitudes by ancilla: a purification, $\rho = \psi\psi^\top$, for thermal states. Energies are in units of coupling.
+States are real vectors of $2^n$ amplitudes: strings with an even number of Y, hence real Hamiltonians. A state may
+also be a matrix, amplitudes by ancilla: a purification, $\rho = \psi\psi^\top$, for thermal states. Energies are in
+units of coupling.
 
 Source:
     B. Scellier, Quantum equilibrium propagation, 2024 (arXiv 2406.00879). C. C. Wanjura and F. Marquardt, Quantum
@@ -72,7 +73,8 @@ class PauliHamiltonian(System):
         self.input_terms = tuple(tuple(strings) for strings in input_terms)
         if self.coefficients.shape != (len(self.terms),):
             raise ValueError(
-                f"`coefficients` of shape {self.coefficients.shape} do not fit {len(self.terms)} terms; give one number per term."
+                f"`coefficients` of shape {self.coefficients.shape} do not fit {len(self.terms)} terms; give "
+                f"one number per term."
             )
         if not self.observables:
             raise ValueError("`observables` is empty; name at least one Pauli string to read, such as 'ZI'.")
@@ -92,7 +94,8 @@ class PauliHamiltonian(System):
         """H times a state, without ever forming H."""
         if jnp.shape(inputs) != (len(self.input_terms),):
             raise ValueError(
-                f"`inputs` of shape {jnp.shape(inputs)} do not fit {len(self.input_terms)} input terms; give one coefficient for "
+                f"`inputs` of shape {jnp.shape(inputs)} do not fit {len(self.input_terms)} input terms; give "
+                f"one coefficient for "
                 "each (an array of length 0 where there are none)."
             )
         weighted = [(self.coefficients[k], string) for k, strings in enumerate(self.terms) for string in strings] + [
@@ -167,7 +170,7 @@ def heisenberg(
     field: Float[Array, " spin"],
     observables: Sequence[str],
 ) -> PauliHamiltonian:
-    r"""$H = \sum_{(i,j)} J_{ij}(X_i X_j + Y_i Y_j + Z_i Z_j) - \sum_i h_i Z_i$ on any graph; positive J is antiferromagnetic."""
+    r"""$H = \sum_{(i,j)} J_{ij}(X_i X_j + Y_i Y_j + Z_i Z_j) - \sum_i h_i Z_i$; positive J is antiferromagnetic."""
     terms = [[pauli(spins, {i: axis, j: axis}) for axis in "XYZ"] for i, j in edges]
     terms += [[pauli(spins, {i: "Z"})] for i in range(spins)]
     return PauliHamiltonian(spins, terms, jnp.concatenate([jnp.asarray(coupling), -jnp.asarray(field)]), observables)
@@ -185,7 +188,8 @@ def _check_string(string, spins):
         raise ValueError(f"A Pauli string for {spins} spins has {spins} letters of I, X, Y, Z; got {string!r}.")
     if string.count("Y") % 2:
         raise ValueError(
-            f"{string!r} holds an odd number of Y, which makes the Hamiltonian complex; amplitudes are real here. Turn the "
+            f"{string!r} holds an odd number of Y, which makes the Hamiltonian complex; amplitudes are real "
+            f"here. Turn the "
             "spins' axes so that Y appears in pairs."
         )
 

@@ -114,7 +114,7 @@ def find_series(name: str) -> Path | None:
 
 
 def places(name: str) -> list[Path]:
-    """`$EQPROP_DATA`, `./data`, the user's data folder; in each, folders of our name and of the archive's, and itself."""
+    """`$EQPROP_DATA`, `./data`, the user's data folder; in each, folders of our name, the archive's, and itself."""
     base = os.environ.get("XDG_DATA_HOME")
     bases = [Path("data"), (Path(base) if base else Path.home() / ".local" / "share") / "eqprop"]
     if own := os.environ.get("EQPROP_DATA"):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from eqprop.cost import CrossEntropy, SquaredError
 from eqprop.gradient.one_phase import OnePhase
@@ -22,7 +22,7 @@ class DyadicRecipe(Recipe):
     """A multilayer perceptron, strictly one-way, whose doubled system is a scalar's."""
 
     kind: Literal["dyadic"] = "dyadic"
-    hidden: list[PositiveInt] = [256]
+    hidden: list[PositiveInt] = Field(default_factory=lambda: [256])
     """Units of the hidden layers."""
     activation: Literal["hard_sigmoid", "logistic", "tanh"] = "tanh"
     gain: PositiveFloat = 1.0

@@ -16,10 +16,10 @@ __all__ = ["OscillatorRecipe"]
 
 
 class OscillatorRecipe(Recipe):
-    """XY oscillators in layers; outputs turned one way for the example's class and the other way for the rest, 0 undecided."""
+    """XY oscillators in layers; outputs turn one way for the example's class and the other way for the rest."""
 
     kind: Literal["oscillators"] = "oscillators"
-    hidden: list[PositiveInt] = [100]
+    hidden: list[PositiveInt] = Field(default_factory=lambda: [100])
     """Oscillators of the hidden layers."""
     pin: PositiveFloat = 1.0
     """Strength of the outputs' field towards 0."""

@@ -1,13 +1,14 @@
 r"""Quantum phase recognition: sensor spins that learn to tell the phase of the matter they are coupled to.
 
-The matter is a ring of spins in the ground state of $-\sum_i K_i Z_{i-1}X_iZ_{i+1} - \sum_i g_i X_i$, a topological (cluster)
-phase where $K$ prevails and a trivial one where $g$ does: controlled-Z gates between neighbours exchange the two, so the
-boundary lies where $\sum_i\log K_i = \sum_i\log g_i$. Each example is one such Hamiltonian with disorder in every term, its
-coefficients the inputs. Trained are fields and couplings of the sensor spins, read is the first one's Z.
+The matter is a ring of spins in the ground state of $-\sum_i K_i Z_{i-1}X_iZ_{i+1} - \sum_i g_i X_i$, a topological
+(cluster) phase where $K$ prevails and a trivial one where $g$ does: controlled-Z gates between neighbours exchange
+the two, so the boundary lies where $\sum_i\log K_i = \sum_i\log g_i$. Each example is one such Hamiltonian with
+disorder in every term, its coefficients the inputs. Trained are fields and couplings of the sensor spins, read is the
+first one's Z.
 
 Source:
-    C. C. Wanjura and F. Marquardt, Quantum equilibrium propagation for efficient training of quantum systems, 2024 (arXiv
-    2406.06482). P. Smacchia et al., Statistical mechanics of the cluster Ising model, 2011 (the phases).
+    C. C. Wanjura and F. Marquardt, Quantum equilibrium propagation for efficient training of quantum systems, 2024
+    (arXiv 2406.06482). P. Smacchia et al., Statistical mechanics of the cluster Ising model, 2011 (the phases).
 """
 
 from typing import Annotated, Literal

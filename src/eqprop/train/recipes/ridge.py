@@ -20,7 +20,7 @@ __all__ = ["HyperRidgeRecipe", "diabetes", "mean_squared", "ridge"]
 
 
 class HyperRidgeRecipe(Recipe):
-    """Ridge regression of scikit-learn's diabetes progression on all quadratic features; the outer cost is validation."""
+    """Ridge regression of diabetes progression (scikit-learn) on quadratic features; the outer cost is validation."""
 
     kind: Literal["hyper_ridge"] = "hyper_ridge"
     per_weight: bool = False
