@@ -288,9 +288,10 @@ def test_a_folder_without_weights_has_no_report(tiny, tmp_path):
         write_report(new_run(tiny, tmp_path))
 
 
-def test_chromium_opens_it_with_the_network_off(folder, page, tmp_path):
-    path = folder / "report.html"
-    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
+def test_chromium_opens_it_with_the_network_off(page, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(page, encoding="utf-8")
+    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     # Every name is unknown and every address is a closed port.
     words += ["--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9", "--disable-background-networking"]
     shown = subprocess.run(
