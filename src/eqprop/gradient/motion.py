@@ -1,8 +1,8 @@
 r"""What a system in motion owes: conserved energy, reversibility, an integrator of its order, the right gradient.
 
 For a Hamiltonian system without drive the leapfrog conserves the energy but for an oscillation of size $O(h^2)$; run
-back, it returns to its start to rounding; and its end point errs by $O(h^2)$. A Lagrangian is looked at through the path that it
-shoots: the same three, with the energy $\dot q\cdot\partial L/\partial\dot q - L$.
+back, it returns to its start to rounding; and its end point errs by $O(h^2)$. Of a path between given ends the gradient
+is checked, and its settling.
 """
 
 import dataclasses

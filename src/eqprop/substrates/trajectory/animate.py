@@ -17,8 +17,8 @@ _WIDTH, _HEIGHT, _MARGIN = 560.0, 260.0, 34.0
 
 
 def animate(
-    free: Float[np.ndarray, "time coordinate"],
-    nudged: Float[np.ndarray, "time coordinate"] | None = None,
+    free: Float[np.ndarray, "..."],
+    nudged: Float[np.ndarray, "..."] | None = None,
     *,
     times: Float[np.ndarray, " time"] | None = None,
     names: Sequence[str] | None = None,
@@ -29,7 +29,7 @@ def animate(
     """Draw a free path, and a nudged one on top of it.
 
     Args:
-        free: Positions of the free path.
+        free: Positions of the free path, [time, coordinate].
         nudged: Positions of the nudged path.
         times: Time of each point [s]; counted by default.
         names: Of the coordinates.
