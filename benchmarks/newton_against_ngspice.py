@@ -4,7 +4,8 @@
 
 Both in float64, in one process, the shortest of several times. ngspice's first figure is its `op` command alone, the
 second includes setting sources and reading voltages; nothing is parsed again. Ours is a
-batch (128 of the small circuit, 64 of the others), by the example. The circuits are layered: mirrored inputs, a hidden layer of diodes, three outputs.
+batch (128 of the small circuit, 64 of the others), by the example. The circuits are layered: mirrored inputs, a hidden
+layer of diodes, three outputs.
 """
 
 import argparse

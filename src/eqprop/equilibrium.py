@@ -28,7 +28,8 @@ class RESULT(eqx.Enumeration):
     )
     singular = (
         "The second derivative of the energy is singular at this state: some direction of the state costs no "
-        "energy. Pin it, add a restoring term, or fix the symmetry. A path has such a direction at a conjugate point (change "
+        "energy. Pin it, add a restoring term, or fix the symmetry. A path has such a direction at a conjugate "
+        "point (change "
         "its duration) and, when it is periodic and autonomous, in its shift in time (give `Periodic` a pin)."
     )
     branch_lost = (

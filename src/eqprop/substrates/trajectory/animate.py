@@ -54,7 +54,7 @@ def animate(
     times = np.arange(len(free), dtype=float) if times is None else np.asarray(times, float)
     names = [f"q{k}" for k in range(free.shape[1])] if names is None else list(names)
     place = _scale(times, free if nudged is None else np.concatenate([free, nudged]))
-    parts = [_frame(times, place, title)]
+    parts = [_frame(times, title)]
     for k in range(free.shape[1]):
         colour = _COLOURS[k % len(_COLOURS)]
         parts.append(_curve(place(times, free[:, k]), colour, seconds, dashed=False))
@@ -82,7 +82,7 @@ def _scale(times, values):
     return place
 
 
-def _frame(times, place, title):
+def _frame(times, title):
     bottom = _HEIGHT - _MARGIN
     return (
         f'<line x1="{_MARGIN}" y1="{bottom}" x2="{_WIDTH - _MARGIN}" y2="{bottom}" stroke="#999"/>'

@@ -1,4 +1,4 @@
-r"""Hamiltonian systems of the textbook: coupled oscillators, chains of pendulums, LC ladders, a particle in a landscape.
+r"""Hamiltonian systems of the textbook: oscillators, chains of pendulums, LC ladders, a particle in a landscape.
 
 Each is driven by a force on its first coordinate (inputs [sample] or [sample, coordinate]), or not at all (`samples`).
 """

@@ -1,8 +1,8 @@
 """Time series in `.ts` files (the format of the UCR and UEA archives, as aeon and sktime write it).
 
-A header of `@key value` lines, then `@data`, then one example a line: channels separated by colons, values by commas, the
-class last. Lines that begin with `#` or `%` are comments. Series with gaps, of different lengths or with time stamps of
-their own are refused: a run needs one value a sample.
+A header of `@key value` lines, then `@data`, then one example a line: channels separated by colons, values by commas,
+the class last. Lines that begin with `#` or `%` are comments. Series with gaps, of different lengths or with time
+stamps of their own are refused: a run needs one value a sample.
 """
 
 import dataclasses
