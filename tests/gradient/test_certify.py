@@ -89,8 +89,8 @@ def test_a_feed_forward_pass_dressed_as_an_estimator_is_refused():
         estimate = GOOD(system, cost, inputs, targets, start=start, key=key)
 
         def loss(system):
-            hidden = jnp.tanh(inputs @ system.weights[0] + system.biases[0])
-            outputs = hidden @ system.weights[1] + system.biases[1]
+            hidden = jnp.tanh(inputs @ system.weights[0] + system.biases[0][None])
+            outputs = hidden @ system.weights[1] + system.biases[1][None]
             return jnp.mean(jax.vmap(cost)(outputs, targets)), (hidden, outputs)
 
         gradient, state = eqx.filter_grad(loss, has_aux=True)(system)

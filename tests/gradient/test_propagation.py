@@ -32,8 +32,7 @@ def optimistix_gradient(system, inputs, targets):
     return jax.grad(loss)(parameters)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("units", [3, 8, 14])
+@pytest.mark.parametrize(("units", "seed"), [(3, 0), (14, 1)])
 def test_gradient_theorem_on_random_smooth_energies(units, seed):
     system, (inputs, targets) = quartic(units, seed), quartic_batch(units, seed=seed + 10)
     estimate = ep.EquilibriumPropagation(ep.holomorphic(0.05, points=8), NEWTON)(system, COST, inputs, targets)

@@ -267,10 +267,10 @@ def _floor(reference, beta):
 
 def _order(betas, errors, floor):
     """Slope of log error against log beta where the error is above the floor and small; None if that is no line."""
-    points = [(b, e) for b, e in zip(betas, errors, strict=True) if b <= 1 and np.isfinite(e) and 10 * floor < e < 0.5]
+    points = [(b, e) for b, e in zip(betas, errors, strict=True) if np.isfinite(e) and 10 * floor < e < 0.1]
     if len(points) < 3:
         return None
-    x, y = np.log(np.array(points)).T
+    x, y = np.log(np.array(points[-4:])).T  # the smallest of the betas, which come first to last from large to small
     slope, offset = np.polyfit(x, y, 1)
     # Kinks (an active set that changes with beta) bend the line: no order is claimed then.
     return float(slope) if np.max(np.abs(slope * x + offset - y)) < 0.3 else None

@@ -84,8 +84,8 @@ class AdaptiveGradientFlow(Solver):
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(velocity),
             self.integrator,
-            t0=0.0,
-            t1=self.time,
+            t0=jnp.zeros((), real_dtype(start)),
+            t1=jnp.asarray(self.time, real_dtype(start)),
             dt0=None,
             y0=start,
             stepsize_controller=diffrax.PIDController(rtol=0.1 * self.rtol, atol=0.1 * self.atol),
