@@ -14,7 +14,6 @@ import time
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from eqprop.cost import CrossEntropy
@@ -51,7 +50,7 @@ def programs():
         return call
 
     return {
-        "forward": lambda system, inputs, labels: forward(system, inputs),
+        "forward": lambda system, inputs, _labels: forward(system, inputs),
         "symmetric echo": gradient(EchoPropagation(symmetric(3e-3), normalised=True)),
         "one-sided echo": gradient(EchoPropagation(one_sided(3e-3), normalised=True)),
         "backpropagation": gradient(BackpropagationThroughTime()),

@@ -51,9 +51,9 @@ class CrossEntropy(Cost):
 
 
 class ErrorRate(Cost):
-    r"""Probability of a wrong label, $C = 1 - \langle y, o\rangle$, for a categorical output unit; $y$ as in `CrossEntropy`.
+    r"""Probability of a wrong label, $C = 1 - \langle y, o\rangle$, for a categorical output unit.
 
-    Linear in the output: a field on one value of the unit.
+    Targets as for `CrossEntropy`. Linear in the output: a field on one value of the unit.
     """
 
     def __call__(

@@ -28,7 +28,8 @@ class RESULT(eqx.Enumeration):
     )
     singular = (
         "The second derivative of the energy is singular at this state: some direction of the state costs no "
-        "energy. Pin it, add a restoring term, or fix the symmetry. A path has such a direction at a conjugate point (change "
+        "energy. Pin it, add a restoring term, or fix the symmetry. A path has such a direction at a conjugate "
+        "point (change "
         "its duration) and, when it is periodic and autonomous, in its shift in time (give `Periodic` a pin)."
     )
     branch_lost = (
@@ -36,8 +37,9 @@ class RESULT(eqx.Enumeration):
         "proportion. Lower beta (or the finite-difference step), and start nudged phases at the free state."
     )
     not_retraced = (
-        "The echo did not retrace the run: rounding, amplified by chaotic or unstable motion, has outgrown the nudge. "
-        "Shorten the run (`honest_length` names the longest honest one), raise beta, or compute in float64."
+        "The echo did not retrace the run: rounding has outgrown the nudge, or the nudge its linear range, because the "
+        "motion is chaotic or unstable. Shorten the run (`honest_length` names the longest honest one), compute in "
+        "float64, or try another beta."
     )
     unstable_step = (
         "The time step is too large for stability: step times the highest frequency exceeds 2. Lower the step."
@@ -119,7 +121,7 @@ class Ensemble(AbstractEquilibrium):
     free_energy: Inexact[Array, "*batch"] | None = None
     r"""$-T\log Z$, where it is known. [as the energy]"""
     step_bias: Float[Array, "*batch"] | None = None
-    r"""Relative excess of the virial $\langle s\,\partial E/\partial s\rangle$ over $nT$ that a finite step causes, exact."""
+    r"""Exact relative excess of the virial $\langle s\,\partial E/\partial s\rangle$ over $nT$ due to a finite step."""
     acceptance: Float[Array, "*batch"] | None = None
     """Mean acceptance of proposals, where the sampler makes any."""
     groups: int = eqx.field(static=True, default=0)

@@ -225,8 +225,8 @@ class Stack(System):
         for number, block in enumerate(self.blocks[:-1]):
             if not isinstance(block.window, EverySample):
                 raise ValueError(
-                    f"Block {number} of the `Stack` has the window {type(block.window).__name__}; all but the last need "
-                    "`EverySample`, because the next block is driven by every sample."
+                    f"Block {number} of the `Stack` has the window {type(block.window).__name__}; all but the last "
+                    "need `EverySample`, because the next block is driven by every sample."
                 )
 
     def energy(self, state, inputs):

@@ -112,7 +112,7 @@ class System(eqx.Module):
         return None
 
     def configurations(self) -> PyTree | None:
-        """Every configuration of a discrete system, leading axis the configuration; None (the default) if continuous."""
+        """Every configuration of a discrete system, leading axis the configuration; None if continuous."""
         return None
 
     def __add__(self, other: "System") -> "Sum":

@@ -29,7 +29,7 @@ def test_through_all_time_it_is_the_true_gradient(getkey):
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
-@pytest.mark.parametrize("truncation", [1, 3, 8])
+@pytest.mark.parametrize("truncation", [1, 10])
 def test_truncated_it_is_the_sum_of_as_many_updates_of_equilibrium_propagation(truncation, getkey):
     network, cost, x, y = task(getkey)
     found = BackpropagationThroughTime(TIGHT, 300, truncation)(network, cost, x, y)

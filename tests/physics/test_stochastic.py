@@ -1,7 +1,4 @@
-"""The theorem for Boltzmann distributions: exact by enumeration and quadrature, then sampled.
-
-Free energy in place of the energy: $d\\langle C\\rangle/d\\theta = d/d\\beta\\,\\langle\\partial E/\\partial\\theta\\rangle_\\beta$.
-"""
+"""The theorem for Boltzmann distributions: exact by enumeration and quadrature, then sampled."""
 
 import equinox as eqx
 import jax

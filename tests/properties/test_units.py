@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.systems import Springs
 
 import eqprop as ep
-from tests.systems import Springs
 
 NEWTON = ep.Newton(rtol=1e-12, atol=1e-13)
 PIPES = [(0, 2), (1, 3), (2, 3), (3, 4), (2, 4)]

@@ -142,10 +142,10 @@ def test_readings_are_noisy_anew_in_each_phase_and_offset_the_same():
 
 
 def test_errors():
+    network = ckt.DeepResistiveNetwork([2, 2], key=jax.random.key(0))
     with pytest.raises(ValueError, match="Read noise is random"):
-        network = ckt.DeepResistiveNetwork([2, 2], key=jax.random.key(0))
         ep.settle(network, jnp.ones(2), ckt.Measured(ep.BlockDescent(), read_noise=1e-3))
-    with pytest.raises(ValueError, match="`Measured.read_noise` must not be negative"):
+    with pytest.raises(ValueError, match=r"`Measured.read_noise` must not be negative"):
         ckt.Measured(ep.BlockDescent(), read_noise=-1.0)
-    with pytest.raises(ValueError, match="`Chip.levels` must be at least 2"):
+    with pytest.raises(ValueError, match=r"`Chip.levels` must be at least 2"):
         ckt.Chip(levels=1)

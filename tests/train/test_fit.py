@@ -152,7 +152,7 @@ def test_a_gradient_that_is_not_finite_stops_training_before_it_is_used(getkey):
     inputs[2] = 0
     experiment = bowl(getkey, rate=0.3, train=[(x, x + 1) for x in inputs], system=Rooted(jnp.zeros(3), jnp.ones(())))
     state, key = None, getkey()
-    with pytest.raises(TrainingError, match="infinite or NaN in epoch 1, step 3, and training stopped before using it"):  # noqa: PT012
+    with pytest.raises(TrainingError, match="infinite or NaN in epoch 1, step 3, and training stopped before using it"):
         for moment in training(experiment, start(experiment, key), epochs=1, batch_size=5, max_unsettled=1.0):
             state = moment.state
     np.testing.assert_allclose(state.system.offset, 1 - 0.7**2, rtol=1e-6)

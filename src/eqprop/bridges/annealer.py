@@ -1,8 +1,8 @@
 """Ising models and samplers of dimod's kind: binary quadratic models out, samples in.
 
-dimod is the common interface of annealers (quantum, digital, simulated). `to_bqm` writes an Ising model, free or nudged,
-with its inputs clamped; `from_bqm` reads one; `ensemble_of` makes the samples an ensemble; `Annealer` is all of it as a
-solver, so that an annealer trains like any other physics. Needs the extra `eqprop[ising]`.
+dimod is the common interface of annealers (quantum, digital, simulated). `to_bqm` writes an Ising model, free or
+nudged, with its inputs clamped; `from_bqm` reads one; `ensemble_of` makes the samples an ensemble; `Annealer` is all of
+it as a solver, so that an annealer trains like any other physics. Needs the extra `eqprop[ising]`.
 
 Source:
     J. Laydevant, D. Markovic and J. Grollier, Training an Ising machine with equilibrium propagation, 2024.
@@ -80,7 +80,8 @@ def ensemble_of(system: System, sampleset: "dimod.SampleSet") -> Ensemble:
     count = model.field.shape[0]
     if len(sampleset) == 0 or set(sampleset.variables) != set(range(count)):
         raise ValueError(
-            f"The sample set holds {len(sampleset)} samples of the variables {sorted(map(str, sampleset.variables))[:5]}...; "
+            f"The sample set holds {len(sampleset)} samples of the variables "
+            f"{sorted(map(str, sampleset.variables))[:5]}...; "
             f"this model needs samples of 0 to {count - 1}. Sample what `to_bqm` gives."
         )
     columns = [list(sampleset.variables).index(k) for k in range(count)]
@@ -103,8 +104,8 @@ class Annealer(Solver):
     Args:
         sampler: A `dimod.Sampler`: simulated annealing, an exact solver, a machine.
         options: Passed to its `sample` in each phase, `num_reads` for one.
-        nudged_options: Further options of nudged phases. With `restart` as a key, the best free sample is passed under the
-            name that is its value (`initial_state`, for reverse annealing).
+        nudged_options: Further options of nudged phases. With `restart` as a key, the best free sample is passed
+            under the name that is its value (`initial_state`, for reverse annealing).
     """
 
     sampler: "dimod.Sampler" = eqx.field(static=True)
@@ -130,7 +131,8 @@ def _unwrapped(system):
         system = system.system
     if not isinstance(system, Ising):
         raise ValueError(
-            f"Only Ising models have a binary quadratic model; got `{type(system).__name__}`. Write it as an `Ising`, or use "
+            f"Only Ising models have a binary quadratic model; got `{type(system).__name__}`. Write it as an "
+            "`Ising`, or use "
             "`Gibbs`."
         )
     return system, nudges

@@ -40,10 +40,10 @@ class Comparison:
 
 def compare(
     network: Network,
-    inputs: Float[Array, "example input"],
+    inputs: Float[Array | np.ndarray, "example input"],
     solver: Solver,
     *,
-    nudge: Float[Array, " output"] | None = None,
+    nudge: Float[Array | np.ndarray, " output"] | None = None,
     bench: Bench | None = None,
 ) -> Comparison:
     """Solve the same examples with a solver of ours and with ngspice.

@@ -111,6 +111,7 @@ def _failure(network, inputs, found, points):
     node = network.topology.name(int(points.balance.worst[bad]))
     return ConvergenceError(
         f"{failed} of {len(found.steps)} examples were not solved; example {bad} stopped after {int(found.steps[bad])} "
-        f"iterations with {float(points.balance.kirchhoff[bad]):.2g} A unbalanced at node `{node}`. Lower the inputs, raise "
+        f"iterations with {float(points.balance.kirchhoff[bad]):.2g} A unbalanced at node `{node}`. Lower the "
+        f"inputs, raise "
         "`max_steps`, or start from another state."
     )

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -56,7 +57,7 @@ TIGHT = {"reltol": 1e-9, "abstol": 1e-16, "vntol": 1e-12}
 
 def to_spice(
     network: Network,
-    inputs: Float[Array, " input"] | None = None,
+    inputs: Float[Array | np.ndarray, " input"] | None = None,
     *,
     title: str = "eqprop circuit",
     structure: bool = True,
@@ -82,7 +83,7 @@ def to_spice(
 
 def netlist_of(
     network: Network,
-    inputs: Float[Array, " input"] | None = None,
+    inputs: Float[Array | np.ndarray, " input"] | None = None,
     *,
     title: str = "eqprop circuit",
     structure: bool = False,
@@ -217,7 +218,7 @@ class _Writer:
             self.cards.append(Card(f"D{name}_{k}", (tail, head), None, model))
 
 
-def resistance(conductance: Float[Array, "*branch"]) -> Float[np.ndarray, "*branch"]:
+def resistance(conductance: Float[Array | np.ndarray, "*branch"]) -> Float[np.ndarray, "*branch"]:
     """Resistances for conductances; `OPEN` where they are zero. [ohm]"""
     conductance = np.asarray(conductance, float)
     safe = np.where(conductance == 0, 1.0, conductance)
@@ -313,5 +314,5 @@ def _edit(circuit, card, value, remedy):
     old = quantities[key]
     array = np.array(old.value)
     array.reshape(-1)[int(index)] = 1 / value if card[0] == "R" else value
-    new = old.at(array)
+    new = old.at(jnp.asarray(array))
     circuit.elements[group] = jax.tree.map(lambda q: new if q is old else q, element, is_leaf=lambda q: q is old)

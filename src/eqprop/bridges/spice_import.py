@@ -25,7 +25,8 @@ def circuit_of(netlist: Netlist, outputs: list[str] | None, inputs: list[str] | 
         return [card for name, card in cards.items() if name[0] == kind]
 
     def ends(chosen):
-        return (Nodes(np.array([number[card.nodes[side]] for card in chosen])) for side in (0, 1))
+        tail, head = (Nodes(np.array([number[card.nodes[side]] for card in chosen])) for side in (0, 1))
+        return tail, head
 
     def values(chosen):
         return np.array([card.value for card in chosen])
@@ -38,14 +39,16 @@ def circuit_of(netlist: Netlist, outputs: list[str] | None, inputs: list[str] | 
         circuit.groups["inputs"] = plus
         circuit.input_size = len(sources)
     if fixed := [card for card in group("v") if card not in sources]:
-        circuit.floating_source("V", *ends(fixed), values(fixed))
+        plus, minus = ends(fixed)
+        circuit.floating_source("V", plus, minus, values(fixed))
     if resistors := group("r"):
         circuit.resistors("R", *ends(resistors), resistance=values(resistors))
     if currents := group("i"):
         out_of, into = ends(currents)
         circuit.current_source("I", into, values(currents), out_of=out_of)
     if capacitors := group("c"):
-        circuit.capacitors("C", *ends(capacitors), values(capacitors))
+        tail, head = ends(capacitors)
+        circuit.capacitors("C", tail, head, values(capacitors))
     _diodes(circuit, netlist, group("d"), ends)
     if amplifiers:
         before, behind = (Nodes(np.array([number[pair[side]] for pair in amplifiers])) for side in (0, 1))

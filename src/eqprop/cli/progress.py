@@ -87,9 +87,9 @@ def epoch_line(metrics: dict[str, float | int], epochs: int) -> str:
             parts.append(f"{label} {100 * metrics[name]:5.2f} %")
     parts.append(f"cost {metrics.get('test_cost', metrics['train_cost']):.4f}")
     parts.append(f"steps {metrics['free_steps']:.1f} + {metrics['nudged_steps']:.1f}")
-    for name in ("unsettled", "saturated"):
+    for name, label in (("unsettled", "unsettled"), ("saturated", "saturated"), ("dead", "wrong without contrast")):
         if metrics.get(name, 0) > 0:
-            parts.append(f"{name} {100 * metrics[name]:.1f} %")
+            parts.append(f"{label} {100 * metrics[name]:.1f} %")
     parts.append(f"{metrics['seconds']:.2f} s")
     return "   ".join(parts)
 

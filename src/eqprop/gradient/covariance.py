@@ -2,7 +2,8 @@ r"""The covariance estimator: the gradient from one free ensemble, without any n
 
 For a Boltzmann distribution $p \propto e^{-E/T}$,
 
-$$\nabla_\theta\langle C\rangle = -\frac{1}{T}\,\mathrm{Cov}\!\left(C, \partial_\theta E\right) + \langle\partial_\theta C\rangle,$$
+$$\nabla_\theta\langle C\rangle
+= -\frac{1}{T}\,\mathrm{Cov}\!\left(C, \partial_\theta E\right) + \langle\partial_\theta C\rangle,$$
 
 the limit $\beta \to 0$ of the contrast, with no bias in $\beta$. Its variance grows with the variance of $C$ times that
 of $\partial_\theta E$, hence with the size of the system, and the products must be measured together; a contrast needs
@@ -53,7 +54,8 @@ class BoltzmannCovariance(Estimator):
     def __check_init__(self):
         if not isinstance(self.solver, Sampler | Enumeration):
             raise ValueError(
-                "`BoltzmannCovariance` holds for classical Boltzmann distributions only, so its solver must be `Gibbs`, "
+                "`BoltzmannCovariance` holds for classical Boltzmann distributions only, so its solver must be "
+                "`Gibbs`, "
                 f"`Langevin`, `MALA` or `Enumeration`; got `{type(self.solver).__name__}`. Thermal quantum states and "
                 "single rest states need `EquilibriumPropagation`."
             )
@@ -68,6 +70,7 @@ class BoltzmannCovariance(Estimator):
 def _covariance(estimator, system, cost, inputs, targets, start, key):
     keys = None if key is None else jax.random.split(key, batch_size(inputs))
     free = free_phase(system, estimator.solver, inputs, start, keys)
+    assert isinstance(free, Ensemble)
     good = free.settled
 
     def nudged(system, y, whole):

@@ -33,12 +33,12 @@ class EchoPropagation(Estimator):
     Args:
         stencil: Nudging strengths and weights. The error grows with the length of the run: `symmetric(1e-4)` in
             float64; in float32 about `symmetric(3e-3)`, with `normalised`.
-        nudge: `Forced`: the gradient of the cost in the features of the free run, held. `CostNudged`: a `RunningCost` at
-            the replayed state itself, for systems whose window is `EverySample` and whose readout acts row by row.
+        nudge: `Forced`: the gradient of the cost in the features of the free run, held. `CostNudged`: a `RunningCost`
+            at the replayed state itself, for systems whose window is `EverySample` and whose readout acts row by row.
         normalised: Whether the force on each example has unit norm (and its gradient is multiplied back), so that beta
             means the same for large and for small errors. For `Forced`.
         accuracy: An example is refused (`RESULT.not_retraced`) where the mean of its legs misses the start by more than
-            this fraction of what the nudge moved them, or the nudge moved them by more than this fraction of their size.
+            this fraction of what the nudge moved them, or the nudge moved them by more than this fraction of size.
     """
 
     stencil: Stencil | RandomSign
@@ -75,7 +75,7 @@ class EchoPropagation(Estimator):
             _check_running(system, cost)
         estimate = _echo(self, system, cost, inputs, targets, key)
         if not isinstance(estimate.value, jax.core.Tracer) and not np.asarray(estimate.settled).any():
-            raise RuntimeError(_refusal(system, inputs, estimate))
+            raise RuntimeError(_refusal(system, inputs, estimate, float(jnp.max(jnp.abs(_table(self.stencil).nodes)))))
         return estimate
 
 
@@ -313,12 +313,16 @@ def _check_running(system, cost):
     last = _blocks(system)[-1]
     if isinstance(system, Stack) or not isinstance(cost, RunningCost) or not isinstance(last.window, EverySample):
         raise ValueError(
-            "`CostNudged` echoes a single system with the window `EverySample` under a `RunningCost`, so that each sample "
-            "has a cost of its own. For other costs use `nudge=Forced`."
+            "`CostNudged` echoes a single system with the window `EverySample` under a `RunningCost`, so that each "
+            "sample has a cost of its own. For other costs use `nudge=Forced`."
         )
 
 
-def _refusal(system, inputs, estimate):
+def _table(stencil):
+    return stencil if isinstance(stencil, Stencil) else stencil.stencil
+
+
+def _refusal(system, inputs, estimate, beta):
     """Why nothing is left of a batch, in words."""
     reason = next(
         item
@@ -330,7 +334,7 @@ def _refusal(system, inputs, estimate):
         return text
     example, lengths = jax.tree.map(lambda leaf: leaf[0], inputs), []
     for block in _blocks(system):
-        lengths.append((honest_length(block, example), block.length(example)))
+        lengths.append((honest_length(block, example, nudge=beta), block.length(example)))
         example = block.readout(run_features(block, example))
     honest, samples = min(lengths)
     return f"{text} For the first example the longest honest length is {honest} of {samples} samples."

@@ -1,7 +1,7 @@
 r"""The echo: a run forward, the momenta turned round, and the same machine run back under a nudge.
 
-Turning the momenta makes the leapfrog retrace its own steps, to rounding. A replay nudged by $\beta c$ leaves that path,
-and shares its end with it, so that no boundary term is left and
+Turning the momenta makes the leapfrog retrace its own steps, to rounding. A replay nudged by $\beta c$ leaves that
+path, and shares its end with it, so that no boundary term is left and
 
 $$\frac{dC}{d\theta} = \frac{d}{d\beta}\int\frac{\partial H}{\partial\theta}\,dt, \qquad
 \frac{dC}{dq_0} = -\frac{d}{d\beta}P_{\mathrm{echo}}, \qquad \frac{dC}{dp_0} = -\frac{d}{d\beta}q_{\mathrm{echo}}$$
@@ -100,7 +100,7 @@ def _kicks(system, drive, sample, samples, position, momentum):
 
     if system.substeps == 1:
         return one((position, momentum), 0)[0]
-    return jax.lax.scan(one, (position, momentum), jnp.arange(system.substeps))[0]
+    return jax.lax.scan(one, (position, momentum), jnp.arange(system.substeps, dtype=jnp.int32))[0]
 
 
 def _weights(system, sample, inner, samples, dtype):
@@ -186,7 +186,7 @@ def replay(
         if system.substeps > 1:
             inside = jax.lax.scan(
                 lambda c, inner: (point(c, inner, at, index, False), None),
-                inside, jnp.arange(system.substeps - 1), reverse=True,
+                inside, jnp.arange(system.substeps - 1, dtype=jnp.int32), reverse=True,
             )[0]  # fmt: skip
         return (*inside[:3], index - 1), inside[3]
 
@@ -238,25 +238,26 @@ def retrace(system: Hamiltonian, inputs: PyTree, length: int | None = None) -> F
     return rms((back.position[0] - begin[0], back.momentum[0] - begin[1]))
 
 
-def honest_length(system: Hamiltonian, inputs: PyTree, *, tolerance: float | None = None) -> int:
+def honest_length(system: Hamiltonian, inputs: PyTree, *, tolerance: float | None = None, nudge: float = 0.0) -> int:
     """The longest run, in samples, whose echo comes back to its start.
 
     Args:
         system: The system.
         inputs: Inputs of one example.
-        tolerance: Largest root-mean-square distance that counts as back, relative to the start's own size;
+        tolerance: Largest root-mean-square distance that counts as back, relative to the size of the motion;
             the square root of the rounding unit by default.
+        nudge: A push on the momenta where the echo begins, about beta times the force; it may move the end of the echo
+            by a tenth of the motion's size at most.
 
     Returns:
-        A number of samples, at most that of the inputs; found by bisection, one run and one replay for each trial.
+        A number of samples, at most that of the inputs; found by bisection, one run and two replays for each trial.
     """
     samples = system.length(inputs)
-    begin = system.begin(inputs)
-    size = max(float(rms(begin)), 1e-3)
-    tolerance = float(jnp.finfo(real_dtype(begin)).eps) ** 0.5 if tolerance is None else tolerance
+    tolerance = float(jnp.finfo(real_dtype(system.begin(inputs))).eps) ** 0.5 if tolerance is None else tolerance
 
     def honest(length):
-        return float(_retrace_to(system, inputs, jnp.asarray(length))) <= tolerance * size
+        miss, moved = _retrace_to(system, inputs, jnp.asarray(length), jnp.asarray(nudge))
+        return float(miss) <= tolerance and float(moved) <= 0.1
 
     if honest(samples):
         return samples
@@ -270,27 +271,34 @@ def honest_length(system: Hamiltonian, inputs: PyTree, *, tolerance: float | Non
 
 
 @eqx.filter_jit
-def _retrace_to(system, inputs, length):
-    """`retrace` for a length that is an array: one compilation serves all lengths. Whole kicks at both ends."""
+def _retrace_to(system, inputs, length, nudge):
+    """Misses of a plain and of a nudged echo over the size of the motion, for a length that is an array.
+
+    One compilation serves all lengths. The kicks at both ends are whole here, which the echo does not mind.
+    """
     drive = system.drive(inputs)
     force, velocity = jax.grad(system.potential), jax.grad(system.kinetic)
-    step = jnp.asarray(system.step, real_dtype(system.begin(inputs)))
+    begin = system.begin(inputs)
+    step = jnp.asarray(system.step, real_dtype(begin))
+    points = length * system.substeps
 
     def forward(point, carry):
-        position, momentum = carry
+        position, momentum, size = carry
         position = position + step * velocity(momentum)
-        return position, momentum - step * force(position, _at(drive, point // system.substeps, 0))
+        momentum = momentum - step * force(position, _at(drive, point // system.substeps, 0))
+        return position, momentum, jnp.maximum(size, rms((position, momentum)))
 
     def backward(index, carry):
         position, momentum = carry
         momentum = momentum - step * force(position, _at(drive, (points - 1 - index) // system.substeps, 0))
         return position + step * velocity(momentum), momentum
 
-    points = length * system.substeps
-    begin = system.begin(inputs)
-    position, momentum = jax.lax.fori_loop(0, points, forward, begin)
-    position, momentum = jax.lax.fori_loop(0, points, backward, (position, -momentum))
-    return rms((position - begin[0], -momentum - begin[1]))
+    def echo(momentum):
+        back, turned = jax.lax.fori_loop(0, points, backward, (position, momentum))
+        return rms((back - begin[0], -turned - begin[1])) / size
+
+    position, momentum, size = jax.lax.fori_loop(0, points, forward, (*begin, rms(begin)))
+    return echo(-momentum), echo(-momentum + nudge.astype(momentum.dtype))
 
 
 def sharpness(

@@ -128,7 +128,7 @@ def _held(system, state, gradient):
 
 
 class Shunted(Nudged):
-    r"""A system with every unit tied to zero by a spring (a node by a resistor), $F = E + \tfrac12\beta\lVert s\rVert^2$."""
+    r"""Every unit tied to zero by a spring (a node by a resistor): $F = E + \tfrac12\beta\lVert s\rVert^2$."""
 
     system: System
     beta: Float[Array, ""]
@@ -138,7 +138,7 @@ class Shunted(Nudged):
 
 
 class Stepped(Solver):
-    """A solver with a way out: where it fails, shunts are removed step by step, then the inputs are raised step by step.
+    """A solver with a way out: where it fails, shunts are removed in steps, then the inputs raised in steps.
 
     The first is SPICE's gmin stepping, the second its source stepping. Examples that settle at once pay nothing.
 

@@ -86,7 +86,7 @@ class Dense(LaplacianSolver):
             added = _blocks((kept, out), edges[1], stiffness)
             own, across, rest = (c if a is None else c + a for c, a in zip(constant, added, strict=True))
         else:
-            whole = _matrix(edges[0], constant, edges, size) + _blocks((kept, out), edges[1], stiffness)[2] + extra
+            whole = _matrix(constant, edges, size) + _blocks((kept, out), edges[1], stiffness)[2] + extra
             own, across, rest = jnp.ones(0, vector.dtype), jnp.zeros((0, size), vector.dtype), whole
         inner, outer = vector[out], vector[kept]
         if held is not None:
@@ -107,7 +107,7 @@ class Dense(LaplacianSolver):
         return jnp.zeros_like(vector).at[out].set(first).at[kept].set(found)
 
 
-def _matrix(linear, constant, edges, size):
+def _matrix(constant, edges, size):
     """The whole constant part, from its blocks."""
     kept, out = _kept(edges, size)
     own, across, rest = constant

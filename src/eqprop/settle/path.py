@@ -285,7 +285,7 @@ def _softest(factors, held):
 
 
 def _stiffness(blocks):
-    """The size of the second derivative on paths that move as a whole, or bend once: what is soft is soft against it."""
+    """The size of the second derivative on paths that move as a whole, or bend once: soft is soft against it."""
     whole = (blocks.lower + blocks.diagonal + blocks.upper)[1:-1]
     points = blocks.diagonal.shape[0]
     moving = jnp.sqrt(jnp.mean(jnp.sum(jnp.abs(whole) ** 2, axis=1))) if points > 2 else 0.0

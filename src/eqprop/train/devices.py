@@ -1,8 +1,11 @@
 r"""Updates as devices make them: stages between the ideal update and the parameters, as optax transformations.
 
-A device of range $[w_\mathrm{min}, w_\mathrm{max}]$ changes by pulses of about $\Delta = \mathtt{dw\_min}\,(w_\mathrm{max} - w_\mathrm{min})$. A
-wanted change becomes the number of pulses that is right in the mean (stochastic rounding), and each pulse may be off by a
-factor of its device (`_dtod`), of its own (`_std`), of its direction (`up_down`) and of the device's value (soft bounds).
+A device of range $[w_\mathrm{min}, w_\mathrm{max}]$ changes by pulses of about $\Delta =
+\mathtt{dw\_min}\,(w_\mathrm{max} - w_\mathrm{min})$. A
+wanted change becomes the number of pulses that is right in the mean (stochastic rounding), and each pulse may
+be off by a
+factor of its device (`_dtod`), of its own (`_std`), of its direction (`up_down`) and of the device's value
+(soft bounds).
 Names and meaning are those of the IBM Analog Hardware Acceleration Kit. A stage with everything off is the
 identity, bit for bit.
 
@@ -126,7 +129,11 @@ def as_devices(settings: DeviceSettings) -> optax.GradientTransformation:
 
         return jax.tree.map(made, updates, parameters), DevicesState(state.count + 1)
 
-    return optax.GradientTransformation(lambda parameters: DevicesState(jnp.zeros((), jnp.int32)), update)
+    def init(parameters):
+        del parameters
+        return DevicesState(jnp.zeros((), jnp.int32))
+
+    return optax.GradientTransformation(init, update)
 
 
 def _written(

@@ -54,7 +54,7 @@ class Experiment(eqx.Module):
 def wrong_class(output: PyTree, targets: PyTree) -> Bool[Array, ""]:
     """Whether the largest output is not the wanted one; targets one-hot or a class number."""
     wanted = targets if jnp.issubdtype(targets.dtype, jnp.integer) else jnp.argmax(targets)
-    return jnp.argmax(output) != wanted
+    return jnp.argmax(output).astype(wanted.dtype) != wanted
 
 
 def classification(

@@ -19,11 +19,12 @@ FAILURES = {
     "diverged": RESULT.diverged,
     "singular": RESULT.singular,
     "nudge_lost": RESULT.nudge_lost,
+    "too_few_samples": RESULT.too_few_samples,
 }
 """The ways an example can fail to count."""
 
 _FLOATS = ("cost", "saturated", "gradient_norm")
-_COUNTS = ("steps", "examples", "settled", "wrong", "free_steps", "nudged_steps", *FAILURES)
+_COUNTS = ("steps", "examples", "settled", "wrong", "free_steps", "nudged_steps", "sampled", "dead", *FAILURES)
 
 
 def no_sums() -> dict[str, Array]:
@@ -51,7 +52,13 @@ def sums_of(
         "wrong": jnp.zeros((), jnp.int32) if wrong is None else jnp.sum(wrong, dtype=jnp.int32),
         "free_steps": jnp.sum(estimate.free.steps, dtype=jnp.int32),
         "nudged_steps": jnp.zeros((), jnp.int32),
+        "sampled": jnp.zeros((), jnp.int32),
+        "dead": jnp.zeros((), jnp.int32),
     }
+    if estimate.unmoved is not None and wrong is not None:
+        # Wrong answers that gave no contrast: the dead zone of discrete systems.
+        sums["sampled"] = jnp.full((), settled.size, jnp.int32)
+        sums["dead"] = jnp.sum(wrong & estimate.unmoved & settled, dtype=jnp.int32)
     if estimate.nudged is not None:
         # Of all legs together; a metric divides by their number, held in no array, so by mean here.
         steps = estimate.nudged.steps.reshape(-1, settled.size)
@@ -71,6 +78,8 @@ def epoch_metrics(sums: Mapping[str, Array], *, errors: bool, saturation: bool) 
     metrics["unsettled"] = 1 - s["settled"] / examples
     if saturation:
         metrics["saturated"] = s["saturated"] / examples
+    if s["sampled"] > 0:
+        metrics["dead"] = s["dead"] / max(s["wrong"], 1)
     metrics["free_steps"] = s["free_steps"] / examples
     metrics["nudged_steps"] = s["nudged_steps"] / examples
     metrics["gradient_norm"] = s["gradient_norm"] / steps

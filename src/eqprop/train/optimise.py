@@ -1,8 +1,8 @@
 r"""Updates: optax transformations built from settings.
 
-The chain is: clip the whole gradient's norm, add weight decay, the rule (plain, momentum, Adam), a rate for each parameter times the
-schedule, and last the projection into bounds. Rates live in the optimiser's state as arrays, so that another rate
-compiles nothing anew.
+The chain is: clip the whole gradient's norm, add weight decay, the rule (plain, momentum, Adam), a rate for each
+parameter times the schedule, and last the projection into bounds. Rates live in the optimiser's state as arrays, so
+that another rate compiles nothing anew.
 
 Source:
     D. Kingma and J. Ba, Adam: a method for stochastic optimization, 2015.

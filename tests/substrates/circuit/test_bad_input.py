@@ -164,7 +164,7 @@ def test_ideal_diode_between_free_nodes():
 def test_conductance_nudge_beyond_the_port():
     network = divider().compile()
     points = ckt.operating_points(network, jnp.ones((1, 1)))
-    with pytest.raises(ckt.NudgeTooStrong, match="above -0.002 S only"):
+    with pytest.raises(ckt.NudgeTooStrong, match=r"above -0\.002 S only"):
         ckt.check_nudge(-3e-3, network, points.state[0], jnp.ones(1), jnp.ones(1), conductance=True)
     assert ckt.check_nudge(-3e-3, network, points.state[0], jnp.ones(1), jnp.ones(1)) == pytest.approx(1.5)
 

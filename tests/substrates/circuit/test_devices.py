@@ -90,7 +90,7 @@ def test_engineering_notation(text, value):
 
 
 def test_engineering_notation_refuses_nonsense():
-    with pytest.raises(ValueError, match='"4.7x" is no value in engineering notation'):
+    with pytest.raises(ValueError, match=r'"4\.7x" is no value in engineering notation'):
         ckt.number("4.7x")
 
 

@@ -31,10 +31,10 @@ def oracle(network, x):
     raise AssertionError("the oracle did not end")
 
 
-@pytest.mark.parametrize(("hidden", "sweeps", "bar"), [([64], 4, 1e-8), ([64, 64, 64], 12, 1e-10)])
+@pytest.mark.parametrize(("hidden", "sweeps", "bar"), [([256], 4, 1e-8), ([128, 128, 128], 12, 1e-10)])
 def test_block_descent_reaches_the_exact_minimum(hidden, sweeps, bar):
-    network = ckt.DeepResistiveNetwork([30, *hidden, 10], key=jax.random.key(0), input_gain=100.0)
-    x = jax.random.uniform(jax.random.key(1), (30,))
+    network = ckt.DeepResistiveNetwork([784, *hidden, 10], key=jax.random.key(0), input_gain=100.0)
+    x = jax.random.uniform(jax.random.key(1), (784,))
     solver = ep.BlockDescent(rtol=1e-14, atol=1e-14, max_steps=sweeps, relaxation=1.0)
     found = ep.settle(network, x, solver, throw=False).state
     truth = oracle(network, x)

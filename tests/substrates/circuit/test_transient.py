@@ -35,7 +35,7 @@ def test_transient_is_scipys(coupled):
     if coupled:
         matrix[np.ix_([0, 6], [0, 6])] += np.array([[2e-9, -2e-9], [-2e-9, 2e-9]])
     expected = scipy.integrate.solve_ivp(
-        lambda t, s: -np.linalg.solve(matrix, np.asarray(slope(jnp.asarray(s), x))),
+        lambda _, s: -np.linalg.solve(matrix, np.asarray(slope(jnp.asarray(s), x))),
         (0.0, 2e-6), np.zeros(8), method="Radau", t_eval=np.asarray(times), rtol=1e-9, atol=1e-12,
     )  # fmt: skip
     assert np.abs(np.asarray(found.state) - expected.y.T).max() <= 1e-6

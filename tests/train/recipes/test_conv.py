@@ -22,21 +22,12 @@ def configured(tmp_path, recipe=(), **options):
     path = tmp_path / "bars.npz"
     np.savez(path, x_train=images[:200], y_train=labels[:200], x_test=images[200:], y_test=labels[200:])
     recipe = {"kind": "conv_hopfield", "layers": LAYERS, **dict(recipe)}
-    adam = {"kind": "adam", "learning_rate": 0.02}
+    adam = {"kind": "adam", "learning_rate": 0.005}
     return Config.model_validate({"data": {"name": str(path)}, "recipe": recipe, "optimiser": adam, **options})
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        {},
-        {"through_time": {"steps": 60}, "estimator": {"solver": {"kind": "fixed_point", "rtol": 1e-3}}},
-        {"output": "linear", "dense": [6], "estimator": {"beta": 0.1}},
-    ],
-)
-def test_a_network_learns(recipe, tmp_path):
-    config = configured(tmp_path, recipe)
-    found = fit(config.build(), epochs=6, batch_size=20, key=jax.random.key(0))
+def test_a_network_learns(tmp_path):
+    found = fit(configured(tmp_path).build(), epochs=12, batch_size=20, key=jax.random.key(0))
     assert found.metrics[-1]["test_error"] <= 0.1
 
 

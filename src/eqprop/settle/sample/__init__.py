@@ -1,4 +1,4 @@
-"""Samplers: solvers whose equilibrium is the Boltzmann distribution $p(s) \\propto e^{-E(s)/T}$."""
+r"""Samplers: solvers whose equilibrium is the Boltzmann distribution $p(s) \propto e^{-E(s)/T}$."""
 
 from eqprop.settle.sample.base import Kernel, Sampler
 from eqprop.settle.sample.enumeration import Enumeration

@@ -34,7 +34,8 @@ class Enumeration(Solver):
         configurations = system.configurations()
         if configurations is None:
             raise ValueError(
-                f"`{type(system).__name__}` does not list its `configurations`, which `Enumeration` needs; use a sampler "
+                f"`{type(system).__name__}` does not list its `configurations`, which `Enumeration` needs; use a "
+                "sampler "
                 "(`Gibbs`, `Langevin`)."
             )
         # A complex start is how an estimator says that the nudging strength is complex.

@@ -30,8 +30,8 @@ class Gibbs(Sampler):
         thin: Sweeps from one sample to the next.
         hottest: With it the burn-in anneals: geometrically from this temperature down, in the free phase; up to it
             and down again (reverse annealing) in nudged phases, which start at the free chains.
-        standard_error: The largest standard error of the mean state, root mean square over units, that counts as settled;
-            None for any.
+        standard_error: The largest standard error of the mean state, root mean square over units, that counts as
+            settled; None for any.
     """
 
     temperature: Float[Array, ""] = eqx.field(converter=jnp.asarray)
@@ -52,7 +52,8 @@ class Gibbs(Sampler):
         conditionals = system.conditionals(inputs, None)
         if conditionals is None:
             raise ValueError(
-                f"`{type(system).__name__}` declares no `conditionals`, which `Gibbs` needs. Use `Langevin` or `MALA` for "
+                f"`{type(system).__name__}` declares no `conditionals`, which `Gibbs` needs. Use `Langevin` or "
+                "`MALA` for "
                 "continuous states."
             )
 

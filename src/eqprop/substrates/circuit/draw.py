@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqprop.substrates.circuit.devices import AntiparallelDiodes, NortonSource, Resistor
-from eqprop.substrates.circuit.elements import Amplifiers, BranchGroup, Branches, CurrentSources, Nodes
+from eqprop.substrates.circuit.elements import Amplifiers, Branches, BranchGroup, CurrentSources, Nodes
 from eqprop.substrates.circuit.network import Network
 from eqprop.substrates.circuit.power import balance
 from eqprop.substrates.circuit.units import engineering
@@ -147,5 +147,6 @@ def power_table(network: Network, state: Float[Array, " unit"], inputs: Float[Ar
         "dissipated power": engineering(float(books.absorbed), "W"),
         "delivered power": engineering(float(books.delivered), "W"),
         "power balance": f"{abs(float(books.tellegen)):.1e}",
-        "Kirchhoff's residual": f"{engineering(float(books.kirchhoff), 'A')} at node {network.topology.name(int(books.worst))}",
+        "Kirchhoff's residual": f"{engineering(float(books.kirchhoff), 'A')} at node "
+        "{network.topology.name(int(books.worst))}",
     }

@@ -6,9 +6,11 @@ $$J(s, x) = \tfrac12\sum_k\sum_{ij} g^k_{ij}(s^{k-1}_i - s^k_j)^2 - \sum_k b^k\c
 The first half of every hidden layer is kept at or above zero, the other half at or below: a convex quadratic programme
 with bounds. Nodes of one layer are not joined, so given its neighbours a layer's minimiser is exact,
 
-$$s^k = \mathrm{clip}\left(\frac{g^{k\top} s^{k-1} + g^{k+1} s^{k+1} + b^k}{\sum_i g^k_{ij} + \sum_l g^{k+1}_{jl}}\right),$$
+$$s^k = \mathrm{clip}\left(\frac{g^{k\top} s^{k-1} + g^{k+1} s^{k+1} + b^k}{\sum_i g^k_{ij} + \sum_l
+g^{k+1}_{jl}}\right),$$
 
-and odd and even layers are minimised in turn. The part $\tfrac12\sum g (s^0)^2$, which no state changes, is left out of the
+and odd and even layers are minimised in turn. The part $\tfrac12\sum g (s^0)^2$, which no state changes, is
+left out of the
 energy: it cancels from every contrast of phases, but would cost a float32 its digits.
 
 Source:

@@ -2,7 +2,8 @@ r"""Compiled circuits: systems whose energy is the co-content, in watts.
 
 $$J(s, x; \theta) = \sum_b w_b \hat G_b(u_b; \theta_b) - \sum_n w_n I_n v_n$$
 
-over branches $b$ with voltages $u_b$ and current sources $I_n$. The derivative in a free node's voltage is the sum of the
+over branches $b$ with voltages $u_b$ and current sources $I_n$. The derivative in a free node's voltage is the
+sum of the
 currents that leave it, so Kirchhoff's current law holds where $J$ is stationary; where no current decreases with
 its voltage, $J$ is convex. The weights $w$ are 1 but before amplifiers (`topology`). $J$ is half the dissipated power
 where all branches are ohmic and there are no current sources; otherwise it is no power at all.
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqprop.substrates.circuit.devices import IdealDiode, like
-from eqprop.substrates.circuit.elements import BranchGroup, Branches, CurrentSources, Element, Nodes, VoltageSources
+from eqprop.substrates.circuit.elements import Branches, BranchGroup, CurrentSources, Element, Nodes, VoltageSources
 from eqprop.substrates.circuit.errors import CircuitError, WeaklyGroundedNode
 from eqprop.substrates.circuit.topology import Topology, analyse, ideal_bounds
 from eqprop.substrates.circuit.units import number

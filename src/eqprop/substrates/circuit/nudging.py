@@ -1,11 +1,15 @@
 r"""How strongly to nudge a circuit.
 
-With $H$ the second derivative of the co-content at the operating point and $B$ the derivative of the outputs in the free
+With $H$ the second derivative of the co-content at the operating point and $B$ the derivative of the outputs
+in the free
 voltages, the outputs respond to injected currents by the port resistance $R = B H^{-1} B^\top$; its inverse is
-the port conductance $S$. A nudging strength in siemens means little by itself: a fraction of $\lambda_\mathrm{min}(S)$ is the
-same in a circuit of megohms and in one of ohms. A nudge by a negative conductance is stable above $-\lambda_\mathrm{min}(S)$ only.
+the port conductance $S$. A nudging strength in siemens means little by itself: a fraction of
+$\lambda_\mathrm{min}(S)$ is the
+same in a circuit of megohms and in one of ohms. A nudge by a negative conductance is stable above
+$-\lambda_\mathrm{min}(S)$ only.
 
-Read noise $\sigma$ adds an error $\sigma/(\beta r)$ to a contrast of phases, for a response $r$ [V/S]; curvature on the scale
+Read noise $\sigma$ adds an error $\sigma/(\beta r)$ to a contrast of phases, for a response $r$ [V/S];
+curvature on the scale
 $V_0$ adds $(\beta r/V_0)^p$ for a rule of order $p$. Their sum of squares is least at $\beta \propto \sigma^{1/(p+1)}$.
 
 Source:
@@ -132,7 +136,8 @@ def check_nudge(
     bound = float(1 / jnp.linalg.eigvalsh(resistance)[-1])
     if conductance and beta <= -bound:
         raise NudgeTooStrong(
-            f"A nudging conductance of {beta:g} S exceeds the port conductance: above {-bound:g} S only is the operating "
+            f"A nudging conductance of {beta:g} S exceeds the port conductance: above {-bound:g} S only is the "
+            f"operating "
             "point stable. Lower beta, or nudge by a current (`nudge=Forced`), which has no bound."
         )
     response = float(jnp.sqrt(jnp.mean(jnp.dot(resistance, force) ** 2)))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eqprop.substrates.circuit.devices import NortonSource, like
-from eqprop.substrates.circuit.elements import BranchGroup, Branches, CurrentSources
+from eqprop.substrates.circuit.elements import Branches, BranchGroup, CurrentSources
 from eqprop.substrates.circuit.network import Network
 
 __all__ = ["Balance", "balance", "branch_currents", "leaving_currents"]
@@ -38,7 +38,7 @@ class Balance(NamedTuple):
 def branch_currents(
     network: Network, state: Float[Array, " unit"], inputs: Float[Array, " input"]
 ) -> dict[str, Float[Array, " branch"]]:
-    """Current of every branch, from tail to head, by group. Ideal diodes: none; what they carry is a node's excess. [A]"""
+    """Current of every branch, from tail to head, by group; ideal diodes show none. [A]"""
     nodes = network.voltages(state, inputs)
     return {
         name: e.current(nodes[e.tail.index] - nodes[e.head.index])

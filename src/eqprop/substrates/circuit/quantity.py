@@ -1,7 +1,8 @@
 r"""Branch quantities: fixed values, and trainable ones in three parametrisations.
 
 A trainable conductance is kept within its bounds by projection (`Plain`), or by being written as
-$g = \mathrm{softplus}(w)$ or $g = e^w$; then $\mathrm{d}C/\mathrm{d}w = \mathrm{d}C/\mathrm{d}g\cdot g'(w)$ comes by the
+$g = \mathrm{softplus}(w)$ or $g = e^w$; then $\mathrm{d}C/\mathrm{d}w = \mathrm{d}C/\mathrm{d}g\cdot g'(w)$
+comes by the
 chain rule. The logarithm is the natural coordinate of a memristor.
 """
 

@@ -1,7 +1,8 @@
 r"""What can be known of a circuit before it is solved: which nodes are free, and what each element weighs.
 
 Ideal voltage sources and amplifiers tie nodes rigidly: every node is
-$v_n = \alpha_n s_{r(n)} + \sum_k \kappa_{nk} E_k$, with one free unit $r(n)$ or none, and sources $E$ (the inputs first,
+$v_n = \alpha_n s_{r(n)} + \sum_k \kappa_{nk} E_k$, with one free unit $r(n)$ or none, and sources $E$ (the
+inputs first,
 then constant ones). An amplifier of voltage gain $A$ and current gain $c$ makes what lies behind it count $c/A$ times
 what lies before it; outputs count once.
 """
@@ -14,8 +15,8 @@ import numpy as np
 from eqprop.substrates.circuit.devices import IdealDiode, SpiceDiode
 from eqprop.substrates.circuit.elements import (
     Amplifiers,
-    BranchGroup,
     Branches,
+    BranchGroup,
     CurrentSources,
     InputSources,
     VoltageSources,
@@ -120,7 +121,8 @@ def _check_values(circuit, allow_nonconvex):
             for i, (a, c) in enumerate(zip(element.gain, element.current_gain, strict=True)):
                 if not c / a > 0:
                     raise NotReciprocalError(
-                        f"Amplifier {i} of `{name}` has gain {a:g} and current gain {c:g}: without a backward current of "
+                        f"Amplifier {i} of `{name}` has gain {a:g} and current gain {c:g}: without a backward "
+                        f"current of "
                         "the same sign nothing that happens behind it is felt before it, and nudges give no gradient. "
                         "Give `current_gain`, such as 1/gain."
                     )
@@ -210,7 +212,8 @@ def _loop(circuit, came, node, other, tie):
     around = {**{k: v for k, v in one.items() if k not in two}, **{k: v for k, v in two.items() if k not in one}}
     names = ", ".join(f"`{n}`" for n in sorted({tie.label, *around.values()}))
     return VoltageLoopError(
-        f"Voltage sources {names} form a loop: node `{circuit.names[other]}` would be held twice. Remove one of them, or "
+        f"Voltage sources {names} form a loop: node `{circuit.names[other]}` would be held twice. Remove one of "
+        f"them, or "
         "put a resistor in series."
     )
 
@@ -276,11 +279,13 @@ def _floating(circuit, sets, floating):
             if fed:
                 island = [n for n in floating if sets.find(n) == sets.find(fed[0])]
                 return UnboundedCircuitError(
-                    f"Current source `{name}` feeds {_nodes(circuit, island)}, which no conducting path joins to ground or "
+                    f"Current source `{name}` feeds {_nodes(circuit, island)}, which no conducting path joins "
+                    f"to ground or "
                     "a source: the voltage would be infinite. Add a resistor to ground."
                 )
     return FloatingNodeError(
-        f"{_nodes(circuit, island, capital=True)} has no conducting path to ground or a source. Add a resistor to ground, "
+        f"{_nodes(circuit, island, capital=True)} has no conducting path to ground or a source. Add a resistor "
+        f"to ground, "
         "or remove the node."
     )
 
@@ -325,7 +330,8 @@ def _weights(circuit, ties, roots):
                 elif not np.isclose(weight[there], wanted, rtol=1e-9, atol=0):
                     raise InconsistentAmplifierWeights(
                         f"Amplifier `{label}` closes a path on which the co-content counts {wanted:g} times, against "
-                        f"{weight[there]:g} on another: no scalar has this circuit's equations. Give amplifiers of one layer the "
+                        f"{weight[there]:g} on another: no scalar has this circuit's equations. Give amplifiers "
+                        f"of one layer the "
                         "same ratio current_gain/gain, and close no loop around an amplifier unless that ratio is 1."
                     )
     return np.array([1.0 if held[n] else weight[sets.find(n)] for n in range(len(roots))])
@@ -339,11 +345,13 @@ def _check_outputs(topology, weight):
             raise ValueError(f"Output node `{topology.names[n]}` is held by a source; outputs must be free nodes.")
         if (sources[topology.offset_node.array == n] < size).any():
             raise ValueError(
-                f"Output node `{topology.names[n]}` is tied to an input by voltage sources; read the other end of the tie."
+                f"Output node `{topology.names[n]}` is tied to an input by voltage sources; read the other end "
+                f"of the tie."
             )
         if weight[n] != 1.0:
             raise InconsistentAmplifierWeights(
-                f"Output node `{topology.names[n]}` lies before an amplifier that another output lies behind, and counts "
+                f"Output node `{topology.names[n]}` lies before an amplifier that another output lies behind, "
+                f"and counts "
                 f"{weight[n]:g} times as much. Read outputs of one stage only, or use current_gain = gain."
             )
 
@@ -361,7 +369,8 @@ def ideal_bounds(topology: Topology, name: str, element: Branches) -> list[tuple
         free, held, sign = (t, h, 1.0) if unit[h] < 0 else (h, t, -1.0)
         if unit[free] < 0 or unit[held] >= 0:
             raise CircuitError(
-                f"Ideal diode {k} of `{name}` ({topology.names[t]} to {topology.names[h]}) must join one free node to ground "
+                f"Ideal diode {k} of `{name}` ({topology.names[t]} to {topology.names[h]}) must join one free "
+                f"node to ground "
                 "or a constant source. Between free nodes use `PiecewiseLinearDiode` with a large `on_conductance`."
             )
         coefficients: dict[int, float] = {}

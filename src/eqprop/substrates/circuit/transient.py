@@ -1,6 +1,7 @@
 r"""Circuits with capacitors: how an operating point is reached, how fast, and at what energy.
 
-With capacitors the free voltages follow $M\dot s = -\partial J/\partial s$, $M$ the capacitance matrix: a gradient flow, on
+With capacitors the free voltages follow $M\dot s = -\partial J/\partial s$, $M$ the capacitance matrix: a
+gradient flow, on
 which the co-content falls. Near rest the time constants are the eigenvalues of $H^{-1}M$.
 
 Source:
@@ -91,6 +92,7 @@ def transient(
     start = network.initial_state(inputs) if start is None else start
 
     def velocity(time, state, args):
+        del time, args
         return -jax.scipy.linalg.cho_solve(factor, jax.grad(network.energy)(state, inputs))
 
     solution = diffrax.diffeqsolve(

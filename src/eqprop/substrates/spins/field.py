@@ -1,7 +1,8 @@
 r"""Nudging as a field: what a nudge energy $B(o)$ means to discrete output units.
 
-A spin $\pm 1$ feels only the difference of $B$ between its two values, a field $-\tfrac12[B(+1) - B(-1)]$; a categorical
-unit feels $-B$ at each of its values. So $\tfrac14(o - y)^2$ is the field $y/2$, although its slope at $o = \pm 1$ is not.
+A spin $\pm 1$ feels only the difference of $B$ between its two values, a field $-\tfrac12[B(+1) - B(-1)]$; a
+categorical unit feels $-B$ at each of its values. So $\tfrac14(o - y)^2$ is the field $y/2$, although its slope at
+$o = \pm 1$ is not.
 
 Fields do not depend on the other units only if $B$ is a sum over output units. That is checked; a cost which couples
 several discrete outputs (cross-entropy over spins, say) is refused.

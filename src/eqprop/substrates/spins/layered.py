@@ -10,6 +10,7 @@ Source:
     G. Hinton, Deep Boltzmann machines, 2009.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import ClassVar
@@ -144,7 +145,7 @@ class LayeredBoltzmann(System):
         keys = jax.random.split(key, len(sizes) - 1)
         self.weights = tuple(
             jax.random.normal(k, pair) * (gain / math.sqrt(pair[0]))
-            for k, pair in zip(keys, zip(sizes[:-1], sizes[1:], strict=True), strict=True)
+            for k, pair in zip(keys, itertools.pairwise(sizes), strict=True)
         )
         self.biases = tuple(jnp.zeros(math.prod(layer.shape)) for layer in layers)
 
@@ -220,6 +221,7 @@ class LayeredBoltzmann(System):
         flat = jnp.ravel(inputs)
         if flat.shape[0] != self.inputs:
             raise ValueError(
-                f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this machine has {self.inputs} inputs."
+                f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this machine has "
+                f"{self.inputs} inputs."
             )
         return flat if jnp.issubdtype(flat.dtype, jnp.inexact) else flat.astype(self.biases[0].dtype)

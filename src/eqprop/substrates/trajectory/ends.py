@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, ArrayLike, Float, Inexact, PyTree
 
 __all__ = ["Ends", "FixedEnds", "GivenEnds", "NaturalEnds", "Periodic"]
 
@@ -66,7 +66,7 @@ class FixedEnds(Ends):
     first: tuple[float, ...] = eqx.field(static=True)
     last: tuple[float, ...] = eqx.field(static=True)
 
-    def __init__(self, first: Sequence[float] | float, last: Sequence[float] | float):
+    def __init__(self, first: Sequence[float] | ArrayLike, last: Sequence[float] | ArrayLike):
         self.first = _numbers("FixedEnds.first", first)
         self.last = _numbers("FixedEnds.last", last)
 
@@ -105,7 +105,8 @@ class GivenEnds(Ends):
         first, last = _given(inputs)
         if first.shape != (dimension,) or last.shape != (dimension,):
             raise ValueError(
-                f"`inputs` must give `first` and `last` with {dimension} coordinates each; got shapes {first.shape} and {last.shape}."
+                f"`inputs` must give `first` and `last` with {dimension} coordinates each; got shapes "
+                f"{first.shape} and {last.shape}."
             )
         return _straight(first, last, steps)
 
@@ -122,7 +123,7 @@ class Periodic(Ends):
 
     pin: tuple[int, float] | None = eqx.field(static=True)
 
-    def __init__(self, pin: tuple[int, float] | None = None):
+    def __init__(self, pin: tuple[int, ArrayLike] | None = None):
         self.pin = None if pin is None else (int(pin[0]), *_numbers("Periodic.pin", pin[1]))
 
     @property
@@ -163,7 +164,7 @@ class NaturalEnds(Ends):
 
     def __init__(
         self,
-        first: Sequence[float] | float | None = None,
+        first: Sequence[float] | ArrayLike | None = None,
         end_energy: Callable[[Inexact[Array, " coordinate"]], Inexact[Array, ""]] | None = None,
     ):
         self.first = None if first is None else _numbers("NaturalEnds.first", first)

@@ -1,4 +1,4 @@
-r"""Hamiltonian systems of the textbook: coupled oscillators, chains of pendulums, LC ladders, a particle in a landscape.
+r"""Hamiltonian systems of the textbook: oscillators, chains of pendulums, LC ladders, a particle in a landscape.
 
 Each is driven by a force on its first coordinate (inputs [sample] or [sample, coordinate]), or not at all (`samples`).
 """
@@ -88,7 +88,9 @@ class Oscillators(_Driven):
 
 
 class PendulumChain(_Driven):
-    r"""Pendulums in a row, joined by torsion springs: $V = \sum_i m_i g l_i(1 - \cos q_i) + \sum_i \tfrac12 c_i(q_{i+1} - q_i)^2$.
+    r"""Pendulums in a row, joined by torsion springs.
+
+    $$V = \sum_i m_i g l_i(1 - \cos q_i) + \sum_i \tfrac12 c_i(q_{i+1} - q_i)^2$$
 
     Args:
         length: Of each pendulum. [m]
@@ -216,7 +218,9 @@ class LCLadder(_Driven):
 
 
 class LearnedPotential(_Driven):
-    r"""A particle in a landscape that is learned: $V = \tfrac12\kappa\lVert q\rVert^2 + \sum_j a_j \log\cosh(w_j\cdot q + b_j)$.
+    r"""A particle in a landscape that is learned.
+
+    $$V = \tfrac12\kappa\lVert q\rVert^2 + \sum_j a_j \log\cosh(w_j\cdot q + b_j)$$
 
     Args:
         dimension: Of the particle's space.

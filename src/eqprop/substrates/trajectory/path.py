@@ -1,6 +1,7 @@
 r"""Paths of stationary action between given ends.
 
-$$S[q] = \int_0^T L(q, \dot q, t, u)\,dt \approx \sum_k \tfrac h2\bigl[L(q_k, v_k, t_k, u_k) + L(q_{k+1}, v_k, t_{k+1}, u_{k+1})\bigr],
+$$S[q] = \int_0^T L(q, \dot q, t, u)\,dt
+\approx \sum_k \tfrac h2\bigl[L(q_k, v_k, t_k, u_k) + L(q_{k+1}, v_k, t_{k+1}, u_{k+1})\bigr],
 \qquad v_k = \frac{q_{k+1} - q_k}{h}$$
 
 The path is discretised first: the state is its free points, the energy the discrete action, and the gradient exact for
@@ -18,7 +19,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Inexact, PyTree
+from jaxtyping import Array, ArrayLike, Float, Inexact, PyTree
 
 from eqprop.motion import Chain
 from eqprop.substrates.trajectory.ends import Ends, FixedEnds
@@ -75,14 +76,14 @@ class Path(Chain):
         ends: Ends,
         *,
         steps: int,
-        duration: float,
+        duration: ArrayLike,
         times: tuple[int, ...] | None = None,
         coordinates: tuple[int, ...] | None = None,
     ):
         if eqx.is_array(duration) or not (math.isfinite(duration) and duration > 0):
             raise ValueError(
-                f"`duration` must be a positive plain number, in seconds; got {duration!r}. It is what holds at the ends, "
-                "and is not trained."
+                f"`duration` must be a positive plain number, in seconds; got {duration!r}. It is what holds at the "
+                "ends, and is not trained."
             )
         if steps < 3:
             raise ValueError(f"`steps` must be at least 3; got {steps}.")

@@ -1,13 +1,14 @@
-r"""Recurrent Hamiltonian networks: sequences drive coupled nonlinear oscillators, and a linear readout tells them apart.
+r"""Recurrent Hamiltonian networks: sequences drive coupled oscillators, a linear readout tells them apart.
 
-$$H = \sum_i \frac{\omega_i p_i^2}{2} + \sum_i \frac{\omega_i q_i^2}{2} + \sum_i \log\cosh\bigl(W q + U u(t) + b\bigr)_i$$
+$$H = \sum_i \frac{\omega_i p_i^2}{2} + \sum_i \frac{\omega_i q_i^2}{2} + \sum_i \log\cosh\bigl(W q + U u(t) +
+b\bigr)_i$$
 
 The harmonic part remembers, with frequencies $\omega_i$ spread over the time scales of the data; the rest couples and
 bends. Features are means of the positions over stretches of the run; the readout is linear in them.
 
 Source:
-    G. Pourcel and M. Ernoult, Learning long range dependencies through time reversal symmetry breaking, 2025 (Hamiltonian
-    recurrent units); T. K. Rusch and S. Mishra, UnICORNN, 2021 (networks of undamped oscillators).
+    G. Pourcel and M. Ernoult, Learning long range dependencies through time reversal symmetry breaking, 2025
+    (Hamiltonian recurrent units); T. K. Rusch and S. Mishra, UnICORNN, 2021 (networks of undamped oscillators).
 """
 
 import math
@@ -37,7 +38,8 @@ class RecurrentHamiltonian(Hamiltonian):
             stay well below 2.
         coupling: Scale of the recurrent weights at the start.
         gain: Scale of the input weights at the start.
-        window: Which readings become features: `Pooled(pools)`, or `EverySample()` to forecast or to drive another block.
+        window: Which readings become features: `Pooled(pools)`, or `EverySample()` to forecast or to drive another
+            block.
 
     Raises:
         ValueError: for sizes that are not positive, or frequencies that the step cannot follow.
@@ -74,7 +76,8 @@ class RecurrentHamiltonian(Hamiltonian):
         low, high = frequencies
         if not 0 < low <= high or step * high >= 1.8:
             raise ValueError(
-                f"`frequencies` must be positive, lowest first, with step times the highest below 1.8; got {frequencies} "
+                "`frequencies` must be positive, lowest first, with step times the highest below 1.8; got "
+                f"{frequencies} "
                 f"and step = {step}. Lower the step."
             )
         self.window = Pooled(1) if window is None else window
@@ -147,7 +150,12 @@ def recurrent_stack(
         blocks.append(
             RecurrentHamiltonian(
                 channels, count, labels if last else count,
-                key=jax.random.fold_in(key, number), step=step, substeps=substeps, frequencies=frequencies, coupling=coupling, gain=gain,
+                key=jax.random.fold_in(key, number),
+                step=step,
+                substeps=substeps,
+                frequencies=frequencies,
+                coupling=coupling,
+                gain=gain,
                 window=window if last else EverySample(),
             )
         )  # fmt: skip

@@ -49,8 +49,8 @@ def fetch_series(name: str, folder: str | Path | None = None) -> Path:
         if done.returncode != 0 or not wheels:
             last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             raise ConnectionError(
-                f"pip did not bring {PACKAGE}: {last} Check the network, or download the wheel elsewhere and take the set "
-                "from it with `extract_series`."
+                f"pip did not bring {PACKAGE}: {last} Check the network, or download the wheel elsewhere and take the "
+                "set from it with `extract_series`."
             )
         return extract_series(wheels[0], name, folder)
 

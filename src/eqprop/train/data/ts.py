@@ -1,8 +1,8 @@
 """Time series in `.ts` files (the format of the UCR and UEA archives, as aeon and sktime write it).
 
-A header of `@key value` lines, then `@data`, then one example a line: channels separated by colons, values by commas, the
-class last. Lines that begin with `#` or `%` are comments. Series with gaps, of different lengths or with time stamps of
-their own are refused: a run needs one value a sample.
+A header of `@key value` lines, then `@data`, then one example a line: channels separated by colons, values by commas,
+the class last. Lines that begin with `#` or `%` are comments. Series with gaps, of different lengths or with time
+stamps of their own are refused: a run needs one value a sample.
 """
 
 import dataclasses
@@ -114,7 +114,7 @@ def find_series(name: str) -> Path | None:
 
 
 def places(name: str) -> list[Path]:
-    """`$EQPROP_DATA`, `./data`, the user's data folder; in each, folders of our name and of the archive's, and itself."""
+    """`$EQPROP_DATA`, `./data`, the user's data folder; in each, folders of our name, the archive's, and itself."""
     base = os.environ.get("XDG_DATA_HOME")
     bases = [Path("data"), (Path(base) if base else Path.home() / ".local" / "share") / "eqprop"]
     if own := os.environ.get("EQPROP_DATA"):

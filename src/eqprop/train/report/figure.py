@@ -1,7 +1,7 @@
 """Panels: matplotlib drawings as inline SVG that take their colours from the page, light or dark, and load nothing.
 
-Drawings use the colours named here. They are placeholders: in the SVG each becomes a variable of the page's style sheet.
-Panels are as wide as a phone; the page sets several side by side where there is room.
+Drawings use the colours named here. They are placeholders: in the SVG each becomes a variable of the page's style
+sheet. Panels are as wide as a phone; the page sets several side by side where there is room.
 """
 
 import base64
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-__all__ = ["GRID", "INK", "MUTED", "SERIES", "SHADE", "image", "log_axis", "mosaic", "panel", "signed"]
+__all__ = ["GRID", "INK", "MUTED", "SERIES", "SHADE", "drawing", "image", "log_axis", "mosaic", "panel", "signed"]
 
 INK, MUTED, GRID, SHADE = "#000101", "#000102", "#000103", "#000104"
 SERIES = ("#000111", "#000112", "#000113", "#000114")
@@ -59,7 +59,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 def panel(
     draw: Callable[[Axes], None], *, name: str, describe: str, size: tuple[float, float] = (3.8, 2.6), decimals: int = 2
 ) -> str:
-    """A drawing as an SVG element.
+    """One pair of axes as an SVG element.
 
     Args:
         draw: Draws on the axes it is given.
@@ -68,9 +68,24 @@ def panel(
         size: Width and height. [inch]
         decimals: Kept of coordinates; fewer make a smaller page.
     """
+    return drawing(lambda f: draw(f.add_subplot()), name=name, describe=describe, size=size, decimals=decimals)
+
+
+def drawing(
+    draw: Callable[[Figure], None], *, name: str, describe: str, size: tuple[float, float], decimals: int = 2
+) -> str:
+    """A drawing as an SVG element.
+
+    Args:
+        draw: Draws on the figure it is given.
+        name: Begins all ids inside; no other panel of the page may have it.
+        describe: What the drawing shows, for those who cannot see it.
+        size: Width and height. [inch]
+        decimals: Kept of coordinates; fewer make a smaller page.
+    """
     with rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
-        draw(figure.add_subplot())
+        draw(figure)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _inline(stream.getvalue(), name, describe, decimals)
@@ -88,6 +103,7 @@ def _inline(svg, name, describe, decimals):
         svg = svg.replace(colour, f"var(--{variable})")
     # The page's own letters, in the size of the drawing.
     svg = re.sub(r"font: ((?:\d+ )?[\d.]+px) [^;\"]*", r"font: \1 var(--letters)", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--letters)", svg)
     svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.{decimals}f}", svg)
     svg = re.sub(r'<svg\s[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg role="img" aria-label="{_escaped(describe)}" \1>', svg)
     return re.sub(r"<!--.*?-->|(?<=>)\s+(?=<(?!tspan))", "", svg, flags=re.DOTALL).strip()

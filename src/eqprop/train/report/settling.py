@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, PyTree
 
 from eqprop.equilibrium import AbstractEquilibrium, Equilibrium
-from eqprop.gradient.estimate import free_phase
+from eqprop.gradient.estimate import batch_size, free_phase
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.settle.base import IterativeSolver, Solver
 from eqprop.system import System, project
@@ -129,10 +129,10 @@ def _traces(solver, begin, *batch):
         return eqx.filter_jit(jax.vmap(way))(*batch)
 
 
-@eqx.filter_jit
 def free_equilibria(system: System, solver: Solver, inputs: PyTree) -> AbstractEquilibrium:
     """The free equilibria of a batch."""
-    return free_phase(system, solver, inputs, None, None)
+    keys = jax.random.split(jax.random.key(0), batch_size(inputs))
+    return eqx.filter_jit(free_phase)(system, solver, inputs, None, keys)
 
 
 def _like(state, beta):
@@ -144,7 +144,7 @@ def _like(state, beta):
 
 def _number(beta):
     value = complex(beta)
-    return f"{value.real:.3g}" if value.imag == 0 else f"{value.real:.3g} + {value.imag:.3g} i"
+    return f"{value.real:.3g}".replace("-", "−") if value.imag == 0 else f"{value.real:.3g} + {value.imag:.3g} i"
 
 
 def _picture(traces, name, title, caption):

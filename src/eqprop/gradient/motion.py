@@ -1,0 +1,185 @@
+r"""What a system in motion owes: conserved energy, reversibility, an integrator of its order, the right gradient.
+
+For a Hamiltonian system without drive the leapfrog conserves the energy but for an oscillation of size $O(h^2)$; run
+back, it returns to its start to rounding; and its end point errs by $O(h^2)$. Of a path between given ends the gradient
+is checked, and its settling.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from eqprop.cost import Cost, SquaredError
+from eqprop.gradient.certify import Certificate, certify
+from eqprop.gradient.echo import BackpropagationThroughTime
+from eqprop.gradient.propagation import EquilibriumPropagation
+from eqprop.gradient.stencil import symmetric
+from eqprop.motion import Chain, Hamiltonian
+from eqprop.settle.base import rms
+from eqprop.settle.echo import Echo, honest_length, sharpness
+from eqprop.settle.path import PathNewton
+from eqprop.system import System
+
+__all__ = ["MotionCheck", "check_motion", "energy_along"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionCheck:
+    """The verdict on a system in motion, with its figures."""
+
+    drift: float | None
+    """Largest change of the energy along a run, over its largest value; None for driven and for chain systems."""
+    drift_halved: float | None
+    """The same at half the step."""
+    order: float | None
+    """Order of the end point's error in the step; 2 for the leapfrog. None where it was not measured."""
+    retrace: float | None
+    """How far an echo without nudge misses the start, over the size of the motion."""
+    sharpness: float | None
+    """Step times highest frequency at the start; stable below 2."""
+    honest: int | None
+    """Longest honest number of samples."""
+    certificate: Certificate
+    """The gradient against the exact one."""
+    problems: tuple[str, ...]
+    """What is wrong, with the remedy; empty where nothing is."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        def line(name, value):
+            return (
+                None
+                if value is None
+                else f"{name:<34}{value:.2e}"
+                if isinstance(value, float)
+                else f"{name:<34}{value}"
+            )
+
+        lines = [
+            line("energy drift", self.drift),
+            line("energy drift at half the step", self.drift_halved),
+            None if self.order is None else f"{'order of the integrator':<34}{self.order:.2f}",
+            line("retrace error", self.retrace),
+            line("step times highest frequency", self.sharpness),
+            line("longest honest length [samples]", self.honest),
+            str(self.certificate),
+            *(f"problem: {problem}" for problem in self.problems),
+        ]
+        return "\n".join(text for text in lines if text is not None)
+
+
+def check_motion(
+    system: System,
+    inputs: PyTree,
+    cost: Cost | None = None,
+    targets: PyTree = None,
+    *,
+    propagate: EquilibriumPropagation | None = None,
+) -> MotionCheck:
+    """Check a `Hamiltonian` system or a `Path` (any `Chain`). Use float64.
+
+    Args:
+        system: The system.
+        inputs: A batch of inputs; a few examples will do.
+        cost: What is wanted of the output; half the squared distance by default.
+        targets: Targets of the batch; zeros by default.
+        propagate: The estimator to hold against the truth; symmetric, at a small beta, by default.
+
+    Raises:
+        ValueError: for a system that is neither.
+    """
+    cost = SquaredError() if cost is None else cost
+    example = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], inputs)
+    if isinstance(system, Hamiltonian):
+        return _check_hamiltonian(system, inputs, example, cost, targets, propagate)
+    if not isinstance(system, Chain):
+        raise ValueError(
+            f"`check_motion` is for `Hamiltonian` and `Path` systems; `{type(system).__name__}` is neither."
+        )
+    propagate = EquilibriumPropagation(symmetric(1e-3), PathNewton()) if propagate is None else propagate
+    certificate = certify(system, cost, inputs, _zeros(system, inputs, targets), propagate)
+    return MotionCheck(None, None, None, None, None, None, certificate, certificate.reasons)
+
+
+def _zeros(system, inputs, targets):
+    if targets is not None:
+        return targets
+    shape = jax.eval_shape(jax.vmap(lambda x: system.output(system.initial_state(x))), inputs)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape)
+
+
+def _check_hamiltonian(system, inputs, example, cost, targets, propagate):
+    begin = system.begin(example)
+    at = jax.tree.map(lambda leaf: leaf[0], system.drive(example))
+    drift = halved = order = None
+    if not jax.tree.leaves(at):
+        drift, halved, order = _integration(system, example)
+    sharp = float(sharpness(system, at, *begin))
+    propagate = EquilibriumPropagation(symmetric(1e-4), Echo()) if propagate is None else propagate
+    certificate = certify(
+        system, cost, inputs, _zeros(system, inputs, targets), propagate, truth=BackpropagationThroughTime()
+    )
+    probe = Echo().solve(system, example, None, free=None, key=None)
+    missed = float(probe.residual) / max(float(rms(probe.state)), 1e-300)
+    honest = honest_length(system, example)
+    problems = list(certificate.reasons)
+    if not sharp < 2:
+        problems.append(f"The step times the highest frequency is {sharp:.3g}, and must stay below 2: lower `step`.")
+    if honest < system.length(example):
+        problems.append(f"Echoes are honest for {honest} of {system.length(example)} samples: shorten the run.")
+    if order is not None and sharp < 1 and not 1.7 < order < 2.3:
+        problems.append(
+            f"Halving the step changes the end point with order {order:.2f} instead of 2: the potential or the kinetic "
+            "energy is not smooth, or the run is too long for its step."
+        )
+    return MotionCheck(drift, halved, order, missed, sharp, honest, certificate, tuple(problems))
+
+
+@eqx.filter_jit
+def energy_along(
+    system: Hamiltonian, inputs: PyTree, *, refine: int = 1
+) -> tuple[Float[Array, " point"], Float[Array, " coordinate"]]:
+    """The energy at each point of an undriven run [J], and where it ends.
+
+    Args:
+        system: The system.
+        inputs: Inputs of one example.
+        refine: The run is made in so many times more, shorter steps.
+
+    Raises:
+        ValueError: for a driven run, whose energy is not conserved.
+    """
+    if jax.tree.leaves(jax.eval_shape(system.drive, inputs)):
+        raise ValueError("The energy of a driven run is not conserved; give the system `samples` and no drive.")
+    steps = (system.length(inputs) * system.substeps - 1) * refine
+    position, momentum = system.begin(inputs)
+    step = jnp.asarray(system.step / refine, position.dtype)
+    force, velocity = jax.grad(lambda q: system.potential(q, None)), jax.grad(system.kinetic)
+
+    def advance(point, _):
+        position, momentum = point
+        momentum = momentum - 0.5 * step * force(position)
+        position = position + step * velocity(momentum)
+        momentum = momentum - 0.5 * step * force(position)
+        return (position, momentum), system.kinetic(momentum) + system.potential(position, None)
+
+    (end, _), energies = jax.lax.scan(advance, (position, momentum), length=steps)
+    first = system.kinetic(momentum) + system.potential(position, None)
+    return jnp.append(first, energies), end
+
+
+def _integration(system, example):
+    """Energy drift at the step and at half of it, and the order of the end point's error."""
+    runs = [energy_along(system, example, refine=factor) for factor in (1, 2, 4)]
+    drifts = [float(jnp.max(jnp.abs(e - e[0])) / jnp.maximum(jnp.max(jnp.abs(e)), 1e-300)) for e, _ in runs]
+    ends = [np.asarray(end) for _, end in runs]
+    coarse, fine = np.linalg.norm(ends[0] - ends[1]), np.linalg.norm(ends[1] - ends[2])
+    return drifts[0], drifts[1], float(np.log2(coarse / fine)) if fine > 0 else None
