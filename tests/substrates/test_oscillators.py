@@ -163,7 +163,7 @@ def test_layers_of_oscillators_have_the_true_gradient():
     inputs = jax.random.uniform(jax.random.key(1), (3, 4))
     targets = np.pi * (jnp.eye(3) - 0.5)
     propagate = ep.EquilibriumPropagation(
-        ep.symmetric(0.05), ep.BlockDescent(rtol=1e-11, atol=1e-11, max_steps=3000, relaxation=1.0)
+        ep.symmetric(0.025), ep.BlockDescent(rtol=1e-11, atol=1e-11, max_steps=3000, relaxation=1.0)
     )
     certificate = ep.certify(system, ep.PhaseError(), inputs, targets, propagate)
     assert certificate.ok, str(certificate)
@@ -223,7 +223,7 @@ def test_bad_inputs_and_sizes_are_refused_in_words():
     with pytest.raises(ValueError, match="`targets` of shape"):
         ep.PhaseError()(jnp.zeros(2), jnp.zeros(3))
     with pytest.raises(ValueError, match="`pin` must be positive; got 0"):
-        LayeredOscillators([4, 5, 3], key=jax.random.key(0), pin=0)
+        LayeredOscillators([4, 5, 3], key=jax.random.key(0), pin=0.0)
     with pytest.raises(ValueError, match="`sizes` must name inputs, hidden layers and outputs"):
         LayeredOscillators([4, 3], key=jax.random.key(0))
     layered = LayeredOscillators([4, 5, 3], key=jax.random.key(0))
