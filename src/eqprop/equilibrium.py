@@ -135,13 +135,14 @@ class Ensemble(AbstractEquilibrium):
     def expect(self, fn):
         """The mean of `fn` over the samples."""
         values = jax.vmap(fn)(self.state)
-        if self.weights is None:
+        weights = self.weights
+        if weights is None:
             return jax.tree.map(lambda v: jnp.mean(v, axis=0), values)
-        kind = jnp.result_type(self.weights.dtype)
+        kind = jnp.result_type(weights.dtype)
 
         def weigh(v):
             v = v.astype(jnp.promote_types(v.dtype, kind))
-            return jnp.tensordot(self.weights.astype(v.dtype), v, axes=1)
+            return jnp.tensordot(weights.astype(v.dtype), v, axes=1)
 
         return jax.tree.map(weigh, values)
 

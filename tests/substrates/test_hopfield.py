@@ -1,6 +1,7 @@
 """Hopfield networks: energies, exact minimisers, the Hebbian rule, colourings."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest

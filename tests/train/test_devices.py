@@ -20,7 +20,7 @@ def updated(settings, change, steps=1, values=VALUES):
     for _ in range(steps):
         changes, state = optimiser.update(jax.tree.map(lambda v: jnp.full_like(v, change), values), state, values)
         values = optax.apply_updates(values, changes)
-    return values["conductances"][0] - VALUES["conductances"][0], values["currents"][0]
+    return jnp.subtract(values["conductances"][0], VALUES["conductances"][0]), values["currents"][0]
 
 
 def trained(settings, steps=3):

@@ -119,7 +119,9 @@ def test_a_loaded_run_has_system_configuration_metrics_and_predictions(whole, ti
     assert [row["epoch"] for row in run.metrics] == [1, 2]
     stored = safetensors.numpy.load_file(whole[0] / "checkpoint.safetensors")
     np.testing.assert_array_equal(run.system.weights[0], stored["weights.0"])
-    inputs, targets = run.experiment().test
+    test = run.experiment().test
+    assert test is not None
+    inputs, targets = test
     scores = run.predict(inputs.reshape(-1, 8, 8))
     wrong = np.mean(np.argmax(scores, 1) != np.argmax(targets, 1))
     assert wrong == run.metrics[-1]["test_error"]

@@ -22,7 +22,9 @@ def doctor() -> None:
     typer.echo("")
     typer.echo(f"devices    {', '.join(str(device) for device in jax.devices())}")
     typer.echo(f"processors {len(os.sched_getaffinity(0))} of {os.cpu_count()}")
-    typer.echo(f"precision  {'float64' if jax.config.jax_enable_x64 else 'float32'}; `check` and `report` use float64")
+    typer.echo(
+        f"precision  {'float64' if jax.config.read('jax_enable_x64') else 'float32'}; `check` and `report` use float64"
+    )
     typer.echo(f"cache      {os.environ.get('JAX_COMPILATION_CACHE_DIR', cache_folder())}")
     typer.echo("")
     for line in _data_lines():

@@ -66,7 +66,8 @@ def gdu(
     limit = found["in the limit"]
     settled = int(limit.settled.sum())
     console.print(f"{settled} of {len(limit.settled)} free phases settled, {steps} steps")
-    plot_updates(both).savefig(out, dpi=150)
+    *_, last = found.values()
+    plot_updates(last).savefig(out, dpi=150)
     console.print(f"plot: {out}")
     right = settled == len(limit.settled) and float(limit.relative_error) < 1e-6
     console.print("right: the updates are the gradients" if right else "NOT right: the updates are not the gradients")

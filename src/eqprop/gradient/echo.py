@@ -13,16 +13,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from eqprop.cost import RunningCost
 from eqprop.equilibrium import RESULT
 from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch
 from eqprop.gradient.stencil import RandomSign, Stencil
-from eqprop.motion import EverySample, Stack
+from eqprop.motion import EverySample, Hamiltonian, Stack
 from eqprop.settle.base import Solver
 from eqprop.settle.echo import PathEquilibrium, Run, hamiltonian_of, honest_length, replay, run, sharpness
-from eqprop.system import CostNudged, Forced, Nudge, System
+from eqprop.system import CostNudged, Forced, Nudge
 
 __all__ = ["BackpropagationThroughTime", "EchoPropagation"]
 
@@ -74,7 +75,7 @@ class EchoPropagation(Estimator):
         if self.nudge is CostNudged:
             _check_running(system, cost)
         estimate = _echo(self, system, cost, inputs, targets, key)
-        if not isinstance(estimate.value, jax.core.Tracer) and not np.asarray(estimate.settled).any():
+        if not isinstance(estimate.value, Tracer) and not np.asarray(estimate.settled).any():
             raise RuntimeError(_refusal(system, inputs, estimate, float(jnp.max(jnp.abs(_table(self.stencil).nodes)))))
         return estimate
 
@@ -188,8 +189,8 @@ def _echo(propagate, system, cost, inputs, targets, key):
     missed = jnp.max(jnp.stack([miss for _, miss in backs]), axis=0)
     free = PathEquilibrium(_state(system, ends), result, missed, jnp.ones(examples, jnp.int32))
     legs = stencil.nodes.shape[0]
-    spread = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (legs, *leaf.shape)), (result, missed))
-    nudged = PathEquilibrium([points for points, _ in backs], *spread, jnp.ones((legs, examples), jnp.int32))
+    results, misses = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (legs, *leaf.shape)), (result, missed))
+    nudged = PathEquilibrium([points for points, _ in backs], results, misses, jnp.ones((legs, examples), jnp.int32))
     return Estimate(_value(costs, good), gradient, outputs, result, free, nudged)
 
 
@@ -340,7 +341,7 @@ def _refusal(system, inputs, estimate, beta):
     return f"{text} For the first example the longest honest length is {honest} of {samples} samples."
 
 
-def run_features(block: System, example: PyTree):
+def run_features(block: Hamiltonian, example: PyTree):
     """Features of one example's run."""
     drive, begin = jax.tree.map(lambda leaf: leaf[None], (block.drive(example), block.begin(example)))
     return run(block, drive, block.length(example), begin).features[0]

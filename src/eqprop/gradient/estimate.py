@@ -6,11 +6,13 @@ one reverse pass for the whole batch, never a gradient per example.
 
 import abc
 from collections.abc import Callable
+from typing import Protocol
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Inexact, Int, Key, PRNGKeyArray, PyTree, UInt32
 
 from eqprop.cost import Cost
@@ -21,6 +23,7 @@ from eqprop.system import System
 __all__ = [
     "Estimate",
     "Estimator",
+    "SettlesFree",
     "batch_size",
     "check_batch",
     "free_phase",
@@ -55,6 +58,15 @@ class Estimate(eqx.Module):
     def settled(self) -> Bool[Array, " batch"]:
         """Which examples settled in all phases; only these count in `value` and `gradient`."""
         return self.result == RESULT.settled
+
+
+class SettlesFree(Protocol):
+    """An estimator that says what settles its free phases, as all of this package do; experiments need it."""
+
+    @property
+    def solver(self) -> Solver:
+        """What settles free phases."""
+        ...
 
 
 class Estimator(eqx.Module):
@@ -241,7 +253,7 @@ def check_batch(system: System, inputs: PyTree, targets: PyTree) -> None:
         raise ValueError("The batch is empty; give at least one example.")
     for name, tree in (("inputs", inputs), ("targets", targets)):
         for leaf in jax.tree.leaves(tree):
-            if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 continue
             if not np.isfinite(np.asarray(leaf)).all():
                 index = int(np.argwhere(~np.isfinite(np.asarray(leaf)))[0][0])

@@ -50,7 +50,8 @@ class _Pairing(Cost):
     """The linear cost whose slope is the cotangent."""
 
     def __call__(self, output: PyTree, targets: PyTree) -> Inexact[Array, ""]:
-        return sum(jnp.sum(o * t) for o, t in zip(jax.tree.leaves(output), jax.tree.leaves(targets), strict=True))
+        pairs = zip(jax.tree.leaves(output), jax.tree.leaves(targets), strict=True)
+        return jnp.asarray(sum(jnp.sum(o * t) for o, t in pairs))
 
 
 def _constant(tree):

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Inexact, PRNGKeyArray
 
 __all__ = ["RandomSign", "Stencil", "holomorphic", "one_sided", "random_sign", "richardson", "symmetric"]
@@ -105,6 +106,6 @@ def holomorphic(radius: float | Inexact[Array, ""], *, points: int = 4) -> Stenc
 
 def _strength(beta):
     beta = jnp.asarray(beta, float) if isinstance(beta, int | float) else jnp.asarray(beta)
-    if not isinstance(beta, jax.core.Tracer) and not (jnp.isfinite(beta) and beta != 0):
+    if not isinstance(beta, Tracer) and not (jnp.isfinite(beta) and beta != 0):
         raise ValueError(f"The nudging strength must be finite and not zero; got beta = {beta}. Try 0.01 to 0.5.")
     return beta

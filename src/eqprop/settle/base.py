@@ -213,4 +213,5 @@ def rounding(state: PyTree) -> Float[Array, ""]:
 
 def real_dtype(tree: PyTree) -> np.dtype:
     """The real floating-point type of a tree's numbers."""
-    return np.zeros((), jnp.result_type(*(jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(tree)))).real.dtype
+    kind = jnp.result_type(*(jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(tree)))
+    return np.real(np.zeros((), kind)).dtype

@@ -257,7 +257,7 @@ def check_blocks(system: System, blocks: tuple[PyTree, ...], state: PyTree) -> N
         sum(np.broadcast_to(np.asarray(mask, int), leaf.shape) for mask in masks)
         for leaf, *masks in zip(jax.tree.leaves(state), *(jax.tree.leaves(b) for b in blocks), strict=True)
     ]
-    if any((count != 1).any() for count in counts):
+    if any(np.any(count != 1) for count in counts):
         raise ValueError(
             f"`{type(system).__name__}.blocks()` must hold every unit of the state exactly once; "
             "some unit is in no block, or in several."

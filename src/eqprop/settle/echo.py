@@ -146,6 +146,7 @@ def replay(
         return jax.vmap(lambda q: jax.vmap(model.potential)(q, drive))(position)
 
     def nudging(parameters, position, sample):
+        assert nudge is not None
         model = eqx.combine(parameters, rest)
         return nudge(model, sample, jax.vmap(jax.vmap(model.reading))(position))
 
@@ -253,11 +254,12 @@ def honest_length(system: Hamiltonian, inputs: PyTree, *, tolerance: float | Non
         A number of samples, at most that of the inputs; found by bisection, one run and two replays for each trial.
     """
     samples = system.length(inputs)
-    tolerance = float(jnp.finfo(real_dtype(system.begin(inputs))).eps) ** 0.5 if tolerance is None else tolerance
+    rounding_unit = float(jnp.finfo(real_dtype(system.begin(inputs))).eps)
+    largest = rounding_unit**0.5 if tolerance is None else tolerance
 
     def honest(length):
         miss, moved = _retrace_to(system, inputs, jnp.asarray(length), jnp.asarray(nudge))
-        return float(miss) <= tolerance and float(moved) <= 0.1
+        return float(miss) <= largest and float(moved) <= 0.1
 
     if honest(samples):
         return samples

@@ -20,6 +20,7 @@ Source:
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from eqprop.equilibrium import RESULT, AbstractEquilibrium, Equilibrium
@@ -145,7 +146,7 @@ class ThermalEigen(Solver):
     temperature: Float[Array, ""] = eqx.field(converter=jnp.asarray)
 
     def __check_init__(self):
-        if not isinstance(self.temperature, jax.core.Tracer) and not self.temperature > 0:
+        if not isinstance(self.temperature, Tracer) and not self.temperature > 0:
             raise ValueError(
                 f"`ThermalEigen.temperature` must be positive; got {self.temperature}. For temperature 0 use "
                 f"`DenseEigen`."

@@ -226,7 +226,7 @@ class KLU(_Sparse):
 
 def sparse_direct() -> LaplacianSolver:
     """`KLU` where klujax is installed and float64 is on, else `SuperLU`."""
-    available = importlib.util.find_spec("klujax") is not None and jax.config.jax_enable_x64
+    available = importlib.util.find_spec("klujax") is not None and jax.config.read("jax_enable_x64")
     return KLU() if available else SuperLU()
 
 

@@ -41,7 +41,7 @@ class Blocks(eqx.Module):
         """The product with a vector."""
         before, after = jnp.roll(vector, 1, axis=0), jnp.roll(vector, -1, axis=0)
         terms = ((self.lower, before), (self.diagonal, vector), (self.upper, after))
-        return sum(jnp.einsum("kij,kj->ki", block, v) for block, v in terms)
+        return jnp.asarray(sum(jnp.einsum("kij,kj->ki", block, v) for block, v in terms))
 
 
 class PathNewton(Solver):

@@ -119,8 +119,7 @@ class FieldForced(Nudged):
     beta: Inexact[Array, ""]
 
     def __init__(self, system: System, cost: Callable, targets: PyTree, free: PyTree, beta: Inexact[Array, ""]):
-        _check_one_way(system, "FieldForced")
-        self.system = system
+        self.system = _one_way(system, "FieldForced")
         self.pull = Forced(system, cost, targets, free, beta)
         self.anchor = jax.lax.stop_gradient(free.restart)
         self.beta = beta
@@ -141,8 +140,7 @@ class AntisymmetricForced(Nudged):
     beta: Inexact[Array, ""]
 
     def __init__(self, system: System, cost: Callable, targets: PyTree, free: PyTree, beta: Inexact[Array, ""]):
-        _check_one_way(system, "AntisymmetricForced")
-        self.system = system
+        self.system = _one_way(system, "AntisymmetricForced")
         self.pull = Forced(system, cost, targets, free, beta)
         self.anchor = jax.lax.stop_gradient(free.restart)
         self.beta = beta
@@ -338,9 +336,10 @@ def _minus(a, b):
     return jax.tree.map(jnp.subtract, a, b)
 
 
-def _check_one_way(system, name):
+def _one_way(system: System, name: str) -> OneWay:
     if not isinstance(system, OneWay):
         raise ValueError(
             f"`{name}` nudges a `OneWay` field; got `{type(system).__name__}`. Systems with an energy take "
             f"`Forced` or `CostNudged`."
         )
+    return system

@@ -63,7 +63,9 @@ class Hopfield(System):
         return lower, upper
 
     def minimise_block(self, block, state, inputs, force):
-        mask = self.blocks()[block]
+        blocks = self.blocks()
+        assert blocks is not None
+        mask = blocks[block]
         leaves, tree = jax.tree.flatten(state)
         masks = tree.flatten_up_to(mask)
         inside = [i for i, m in enumerate(masks) if not isinstance(m, bool) or m]

@@ -26,6 +26,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 from eqprop.substrates.hopfield import colour
@@ -144,7 +145,9 @@ class OscillatorGraph(System):
         if self.frequency is not None:
             torque = torque + self._detuning()[np.asarray(self._free())]
         rested = rest_phase(drive(jnp.cos), drive(jnp.sin), torque, state)
-        return jnp.where(self.blocks()[block], rested, state)
+        blocks = self.blocks()
+        assert blocks is not None
+        return jnp.where(blocks[block], rested, state)
 
     def _free(self):
         held = {unit for unit, _ in self.pinned}
@@ -152,6 +155,7 @@ class OscillatorGraph(System):
 
     def _detuning(self):
         """Natural frequencies in the frame in which a locked state rests."""
+        assert self.frequency is not None
         if self.driven or self.harmonic is not None:
             return self.frequency
         return self.frequency - jnp.mean(self.frequency)
@@ -328,7 +332,7 @@ def _check_symmetry(graph):
 
 
 def _is_zero(values, index):
-    return not isinstance(values, jax.core.Tracer) and float(values[index]) == 0
+    return not isinstance(values, Tracer) and float(values[index]) == 0
 
 
 def _parts(count, edges):

@@ -1,10 +1,12 @@
 """Augmentation: images shifted and mirrored at random, anew in each step, inside the compiled loop."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqprop.gradient.estimate import Estimator
+from eqprop.gradient.estimate import Estimator, SettlesFree
 from eqprop.settle.base import Solver
 
 __all__ = ["Augmented", "shift_and_mirror"]
@@ -28,7 +30,7 @@ class Augmented(Estimator):
     @property
     def solver(self) -> Solver:
         """What settles free phases."""
-        return self.propagate.solver
+        return cast(SettlesFree, self.propagate).solver
 
     def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
         if key is None:

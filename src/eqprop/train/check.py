@@ -189,7 +189,7 @@ def _candidates(system, propagate):
     found["Newton"] = Newton(rtol=1e-10, atol=1e-12)
     found["FixedPoint"] = FixedPoint(rtol=1e-10, atol=1e-12, max_steps=20_000)
     for size in (0.5, 0.05, 0.005):
-        found[f"GradientFlow, step {size}"] = GradientFlow(size, rtol=1e-10, atol=1e-12, max_steps=20_000)
+        found[f"GradientFlow, step {size}"] = GradientFlow(step_size=size, rtol=1e-10, atol=1e-12, max_steps=20_000)
     return found
 
 

@@ -15,13 +15,21 @@ from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, Positiv
 
 from eqprop.train.experiment import Experiment
 from eqprop.train.optimise import OptimiserSettings
-from eqprop.train.recipes import all_recipes
+from eqprop.train.recipes import Recipe, all_recipes
 from eqprop.train.settings import DataSettings, Settings
 
 __all__ = ["Config", "ConfigError", "load_config", "presets", "to_toml", "versions"]
 
 _RECIPES = all_recipes()
-AnyRecipe = Annotated[Union[_RECIPES], Field(discriminator="kind")] if len(_RECIPES) > 1 else _RECIPES[0]  # noqa: UP007
+if typing.TYPE_CHECKING:
+
+    class AnyRecipe(Recipe):
+        """What all recipes have in common."""
+
+        kind: str
+
+else:
+    AnyRecipe = Annotated[Union[_RECIPES], Field(discriminator="kind")] if len(_RECIPES) > 1 else _RECIPES[0]  # noqa: UP007
 
 PRESETS = Path(__file__).parent / "presets"
 

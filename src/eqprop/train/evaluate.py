@@ -43,9 +43,9 @@ def evaluate(
     """
     costs, wrong, settled = [], [], []
     judge = _judge if experiment.host else _judge_compiled
-    for index, (batch, count) in enumerate(_batches(data, batch_size)):
+    for index, ((inputs, targets), count) in enumerate(_batches(data, batch_size)):
         own_key = None if key is None else jax.random.fold_in(key, index)
-        results = judge(system, experiment.cost, experiment.solver, experiment.wrong, *batch, own_key)
+        results = judge(system, experiment.cost, experiment.solver, experiment.wrong, inputs, targets, own_key)
         for kept, result in zip((costs, wrong, settled), results, strict=True):
             kept.append(np.asarray(result)[:count])
     cost, error, good = (np.concatenate(parts) for parts in (costs, wrong, settled))

@@ -101,7 +101,9 @@ def reads_units(system: System, inputs: PyTree) -> bool:
 def saturation(system: System, free: AbstractEquilibrium) -> Float[Array, ""]:
     """Fraction of one example's output units that rest on a bound, where nothing is learned from them."""
     state = free.restart
-    lower, upper = system.bounds()
+    bounds = system.bounds()
+    assert bounds is not None
+    lower, upper = bounds
     read, pull_back = jax.vjp(system.output, state)
     marks = pull_back(jax.tree.map(jnp.ones_like, read))[0]
 

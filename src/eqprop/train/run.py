@@ -94,7 +94,8 @@ class Run:
             RuntimeError: if an example does not settle.
         """
         experiment = self.experiment()
-        like = experiment.train[0] if experiment.resident else next(iter(experiment.train))[0]
+        train = experiment.train
+        like = train[0] if isinstance(train, tuple) else next(iter(train))[0]
         fitted = jax.tree.map(_fitted, inputs, like)
         key = jax.random.fold_in(self.config.training_key(), 1)
         outputs, settled = outputs_of(experiment.system, experiment.solver, fitted, key=key)
@@ -188,7 +189,7 @@ def continue_run(
 
 def check_precision(config: Config) -> None:
     """Raise ConfigError unless JAX computes in the configured precision."""
-    wide = jax.config.jax_enable_x64
+    wide = jax.config.read("jax_enable_x64")
     if wide != (config.precision == "float64"):
         switch = "on" if config.precision == "float64" else "off"
         raise ConfigError(

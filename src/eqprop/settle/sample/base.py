@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqprop.equilibrium import RESULT, Ensemble
@@ -154,7 +155,7 @@ def check_positive(temperature: Float[Array, ""], name: str) -> Float[Array, ""]
         f"`{name}.temperature` must be positive and finite; at zero the Boltzmann distribution is not defined where "
         "ground states are degenerate. Take a small temperature (and a schedule, `hottest`), or a deterministic solver."
     )
-    if isinstance(temperature, jax.core.Tracer):
+    if isinstance(temperature, Tracer):
         return eqx.error_if(temperature, ~((temperature > 0) & jnp.isfinite(temperature)), message)
     if not (float(temperature) > 0 and np.isfinite(float(temperature))):
         raise ValueError(f"{message} Got {float(temperature)}.")

@@ -7,6 +7,7 @@ Source:
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from eqprop.equilibrium import RESULT, Ensemble
@@ -26,7 +27,7 @@ class Enumeration(Solver):
     temperature: Float[Array, ""] = eqx.field(converter=jnp.asarray)
 
     def __check_init__(self):
-        if not isinstance(self.temperature, jax.core.Tracer):
+        if not isinstance(self.temperature, Tracer):
             check_positive(self.temperature, "Enumeration")
 
     def solve(self, system, inputs, start, *, free, key):

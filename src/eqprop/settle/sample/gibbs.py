@@ -10,6 +10,7 @@ Source:
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from eqprop.settle.sample.base import Kernel, Sampler, check_positive
@@ -45,7 +46,7 @@ class Gibbs(Sampler):
     standard_error: float | None = None
 
     def __check_init__(self):
-        if not isinstance(self.temperature, jax.core.Tracer):
+        if not isinstance(self.temperature, Tracer):
             check_positive(self.temperature, "Gibbs")
 
     def kernel(self, system, inputs, template):

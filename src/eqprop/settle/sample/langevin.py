@@ -20,6 +20,7 @@ import equinox as eqx
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from eqprop.settle.base import state_gradient
@@ -120,10 +121,10 @@ class MALA(Sampler):
 
 
 def _check_step(sampler):
-    if not isinstance(sampler.temperature, jax.core.Tracer):
+    if not isinstance(sampler.temperature, Tracer):
         check_positive(sampler.temperature, type(sampler).__name__)
     step = sampler.step_size
-    if not isinstance(step, jax.core.Tracer) and not float(step) > 0:
+    if not isinstance(step, Tracer) and not float(step) > 0:
         raise ValueError(f"`{type(sampler).__name__}.step_size` must be positive; got {float(step)}.")
 
 

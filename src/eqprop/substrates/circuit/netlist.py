@@ -205,7 +205,9 @@ class Circuit:
                 f"Crossbar `{name}` joins node `{self.names[both[0]]}` to itself; rows and columns must differ."
             )
         shape = (len(rows), len(columns))
-        self._add(name, Crossbar(rows, columns, _conductance(name, resistance, conductance, shape, trainable, bounds)))
+        quantity = _conductance(name, resistance, conductance, shape, trainable, bounds)
+        # The checker takes the abstract `tail` and `head` for fields; they are properties of a crossbar.
+        self._add(name, Crossbar(rows, columns, quantity))  # pyright: ignore[reportCallIssue]
 
     def diodes(self, name: str, anode: Nodes, cathode: Nodes, device: Device | None = None) -> None:
         """Diodes, pair by pair: ideal by default, or any device of `devices` (antiparallel pairs, say)."""

@@ -9,11 +9,13 @@ chain rule. The logarithm is the natural coordinate of a memristor.
 import abc
 import hashlib
 import math
+from typing import TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from eqprop.substrates.circuit.units import number
@@ -23,6 +25,8 @@ __all__ = ["Constant", "Fixed", "Log", "Plain", "Quantity", "Softplus", "as_quan
 
 Value = float | int | str | np.ndarray | np.generic | Array
 """A number, engineering notation, or an array."""
+
+V = TypeVar("V", bound=Value)
 
 
 class Constant:
@@ -215,9 +219,9 @@ def as_quantity(
     return Plain(jnp.asarray(array, dtype), lower=bounds[0], upper=bounds[1])
 
 
-def finite(name: str, value: Value) -> Value:
+def finite(name: str, value: V) -> V:
     """`value`, if no entry is NaN or infinite; else ValueError naming the first."""
-    if isinstance(value, jax.core.Tracer) or np.isfinite(np.asarray(value)).all():
+    if isinstance(value, Tracer) or np.isfinite(np.asarray(value)).all():
         return value
     index = tuple(int(i) for i in np.argwhere(~np.isfinite(np.asarray(value)))[0])
     where = f" at index {list(index)}" if index else ""

@@ -124,7 +124,7 @@ class Periodic(Ends):
     pin: tuple[int, float] | None = eqx.field(static=True)
 
     def __init__(self, pin: tuple[int, ArrayLike] | None = None):
-        self.pin = None if pin is None else (int(pin[0]), *_numbers("Periodic.pin", pin[1]))
+        self.pin = None if pin is None else (int(pin[0]), _numbers("Periodic.pin", pin[1])[0])
 
     @property
     def closed(self):

@@ -80,7 +80,7 @@ class Path(Chain):
         times: tuple[int, ...] | None = None,
         coordinates: tuple[int, ...] | None = None,
     ):
-        if eqx.is_array(duration) or not (math.isfinite(duration) and duration > 0):
+        if eqx.is_array(duration) or not 0 < float(duration) < math.inf:
             raise ValueError(
                 f"`duration` must be a positive plain number, in seconds; got {duration!r}. It is what holds at the "
                 "ends, and is not trained."

@@ -70,7 +70,7 @@ class RecurrentHamiltonian(Hamiltonian):
         frequencies: tuple[float, float] = (0.05, 1.0),
         coupling: float = 0.5,
         gain: float = 1.0,
-        window: Window | None = None,
+        window: EverySample | Pooled | None = None,
     ):
         check_run(min(channels, units, labels), step, None, substeps)
         low, high = frequencies

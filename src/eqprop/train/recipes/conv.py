@@ -105,16 +105,16 @@ class ConvRecipe(Recipe):
             deviation=self.deviation,
         )
         cost = CrossEntropy() if softmax else SquaredError()
-        propagate = self.estimator.build() if self.through_time is None else self._through_time()
+        propagate = self.estimator.build() if self.through_time is None else self._through_time(self.through_time)
         if self.shift or self.mirror:
             propagate = Augmented(propagate, self.shift, self.mirror)
         return classification(config, system, cost, propagate, one_hot=not softmax, flatten=False)
 
-    def _through_time(self):
+    def _through_time(self, settings):
         solver = self.estimator.solver.build()
         if not isinstance(solver, IterativeSolver):
             raise ValueError("`recipe.through_time` needs a solver that makes steps; take `fixed_point`.")
-        return BackpropagationThroughTime(solver, self.through_time.steps, self.through_time.truncation)
+        return BackpropagationThroughTime(solver, settings.steps, settings.truncation)
 
 
 def _image(shape):

@@ -35,6 +35,7 @@ class OscillatorRecipe(Recipe):
         sizes = [data.train_inputs[0].size, *self.hidden, data.classes]
         system = LayeredOscillators(sizes, key=key, pin=self.pin, gain=self.gain)
         plain = classification(config, system, PhaseError(), self.estimator.build(), one_hot=True)
+        assert plain.test is not None
         train, test = ((inputs, self.answer * (2 * labels - 1)) for inputs, labels in (plain.train, plain.test))
         return Experiment(system, plain.cost, plain.propagate, plain.optimiser, train, test, wrong_phase)
 

@@ -67,7 +67,7 @@ def mean_squared(weights: Float[Array, " feature"], data: Rows) -> Float[Array, 
 
 def diabetes(seed: int, train: int) -> tuple[Rows, Rows, Rows]:
     """Training, validation and test rows, each as a batch of one task; standardised by the training rows."""
-    features, wanted = sklearn.datasets.load_diabetes(return_X_y=True)
+    features, wanted = (np.asarray(part) for part in sklearn.datasets.load_diabetes(return_X_y=True))
     if not 10 <= train <= len(features) - 20:
         raise ValueError(f"`train_examples` must lie between 10 and {len(features) - 20}; got {train}.")
     first, second = np.triu_indices(features.shape[1])
@@ -78,10 +78,11 @@ def diabetes(seed: int, train: int) -> tuple[Rows, Rows, Rows]:
     centre, scale = features[parts[0]].mean(0), features[parts[0]].std(0)
     level, spread = wanted[parts[0]].mean(), wanted[parts[0]].std()
     dtype = jnp.zeros(()).dtype
-    return tuple(
-        (
+
+    def standardised(rows):
+        return (
             jnp.asarray((features[rows] - centre) / scale, dtype)[None],
             jnp.asarray((wanted[rows] - level) / spread, dtype)[None],
         )
-        for rows in parts
-    )
+
+    return standardised(parts[0]), standardised(parts[1]), standardised(parts[2])

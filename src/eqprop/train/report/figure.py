@@ -15,7 +15,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 __all__ = ["GRID", "INK", "MUTED", "SERIES", "SHADE", "drawing", "image", "log_axis", "mosaic", "panel", "signed"]
 
@@ -122,7 +122,9 @@ def log_axis(axes: Axes, which: str) -> None:
     """
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.get_major_locator().set_params(numticks=6)
+    locator = axis.get_major_locator()
+    assert isinstance(locator, LogLocator)
+    locator.set_params(numticks=6)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
 

@@ -53,7 +53,7 @@ def settling(study: Study) -> Section:
     if isinstance(propagate, EquilibriumPropagation):
         nudged_solver = propagate.solver if propagate.nudged_solver is None else propagate.nudged_solver
         nodes = propagate.stencil.draw(jax.random.key(0)).nodes
-        beta = nodes[np.argmax(np.asarray(nodes).real)]
+        beta = nodes[np.argmax(np.real(np.asarray(nodes)))]
 
         def begin(x, y, eq):
             strength = beta.astype(jnp.result_type(*jax.tree.leaves(_like(eq.state, beta))))

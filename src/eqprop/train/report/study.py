@@ -58,7 +58,8 @@ class Study:
         experiment = self.experiment
         if experiment.test is not None:
             return experiment.test
-        return experiment.train if experiment.resident else next(iter(experiment.train))
+        train = experiment.train
+        return train if isinstance(train, tuple) else next(iter(train))
 
     def examples(self, count: int) -> tuple[PyTree, PyTree]:
         """The first few of the held-out examples."""
