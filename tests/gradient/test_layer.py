@@ -49,7 +49,7 @@ def agree(ours, truth):
     assert ours @ truth > 0.99999 * jnp.linalg.norm(ours) * jnp.linalg.norm(truth)
 
 
-@pytest.mark.parametrize("stencil", [ep.symmetric(0.01), ep.richardson(0.02), ep.one_sided(1e-4)])
+@pytest.mark.parametrize("stencil", [ep.symmetric(0.01), ep.one_sided(1e-4)])
 def test_an_encoder_readout_model_gets_the_gradient_of_backpropagation(stencil):
     layer = ep.Layer(NETWORK, ep.EquilibriumPropagation(stencil, SOLVER))
     value, ours = eqx.filter_value_and_grad(loss)(model(layer), X)

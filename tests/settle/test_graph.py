@@ -18,11 +18,11 @@ X = jnp.array([1.0, -2.0, 0.5, 0.3])
 @pytest.mark.parametrize(
     "device",
     [
-        None,
+        pytest.param(None, marks=pytest.mark.slow),
         ckt.IdealDiode(),
-        ckt.PiecewiseLinearDiode(1e-2, 0.1),
+        pytest.param(ckt.PiecewiseLinearDiode(1e-2, 0.1), marks=pytest.mark.slow),
         ckt.ShockleyDiode(1e-9, 2.0),
-        ckt.AntiparallelDiodes(),
+        pytest.param(ckt.AntiparallelDiodes(), marks=pytest.mark.slow),
     ],
     ids=lambda d: type(d).__name__,
 )
@@ -33,7 +33,9 @@ def test_agrees_with_the_general_newton(device):
     np.testing.assert_allclose(found.state, truth.state, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("drive", [0.1, 3.0, 20.0])
+@pytest.mark.parametrize(
+    "drive", [pytest.param(0.1, marks=pytest.mark.slow), 3.0, pytest.param(20.0, marks=pytest.mark.slow)]
+)
 def test_iterations_grow_slowly_with_the_drive(drive):
     network = layered(drive=drive, hidden=32)
     inputs = jax.random.normal(jax.random.key(2), (32, 4))

@@ -196,7 +196,8 @@ def distance(change: Float[Array, ""], before: Float[Array, ""]) -> Float[Array,
     Never less than the change itself.
     """
     contraction = jnp.where(before > 0, change / jnp.where(before > 0, before, 1.0), 0.0)
-    contraction = jnp.clip(contraction, 0.0, 0.999)
+    # A step that grew (after a change of relaxation, say) tells no contraction: count ten such steps then.
+    contraction = jnp.where(contraction > 1, 0.9, jnp.clip(contraction, 0.0, 0.999))
     return change * jnp.maximum(contraction / (1 - contraction), 1.0)
 
 
