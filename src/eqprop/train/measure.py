@@ -20,6 +20,8 @@ FAILURES = {
     "singular": RESULT.singular,
     "nudge_lost": RESULT.nudge_lost,
     "too_few_samples": RESULT.too_few_samples,
+    "not_retraced": RESULT.not_retraced,
+    "unstable_step": RESULT.unstable_step,
 }
 """The ways an example can fail to count."""
 
