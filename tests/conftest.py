@@ -39,3 +39,10 @@ def getkey():
         return jax.random.fold_in(root, next(keys))
 
     return draw
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Compiled programs are dropped after each module: thousands of them exhaust what a process may map."""
+    yield
+    jax.clear_caches()

@@ -96,7 +96,7 @@ def test_conductance_nudges_and_clamps_are_solved_too():
 
 def test_stepping_rescues_a_solver_that_gives_up():
     network = layered(drive=20.0)
-    short = ckt.GraphNewton(max_steps=6)
+    short = ckt.GraphNewton(max_steps=8)
     direct = ep.settle(network, X, short, throw=False)
     rescued = ep.settle(network, X, ckt.Stepped(short))
     assert not bool(direct.settled)

@@ -96,7 +96,7 @@ def test_over_relaxation_from_the_measured_contraction_halves_the_sweeps_of_a_st
     inputs = jax.random.uniform(jax.random.key(3), (5,))
     plain = ep.settle(network, inputs, ep.BlockDescent(**TIGHT, relaxation=1.0, max_steps=5000))
     chosen = ep.settle(network, inputs, ep.BlockDescent(**TIGHT))
-    assert chosen.steps < 0.5 * plain.steps
+    assert 2 * chosen.steps < plain.steps
     assert 1.0 < chosen.stats["relaxation"] <= 1.7
 
 

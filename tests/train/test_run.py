@@ -123,7 +123,7 @@ def test_a_loaded_run_has_system_configuration_metrics_and_predictions(whole, ti
     assert test is not None
     inputs, targets = test
     scores = run.predict(inputs.reshape(-1, 8, 8))
-    wrong = np.mean(np.argmax(scores, 1) != np.argmax(targets, 1))
+    wrong = np.mean(np.asarray(np.argmax(scores, 1) != np.argmax(targets, 1)))
     assert wrong == run.metrics[-1]["test_error"]
     bytes_of = np.round(np.asarray(inputs) * 16).astype(np.uint8)
     np.testing.assert_allclose(run.predict(bytes_of), run.predict(bytes_of / 255))

@@ -28,7 +28,7 @@ def test_a_drawing_names_nodes_and_values(tmp_path):
 
 
 def test_large_circuits_are_not_drawn():
-    with pytest.raises(ValueError, match="has 147 branches; drawings are for at most 40"):
+    with pytest.raises(ValueError, match="has 118 branches; drawings are for at most 40"):
         ckt.draw(layered())
 
 

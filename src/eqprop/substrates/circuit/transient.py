@@ -44,22 +44,21 @@ def capacitance_matrix(network: Network) -> Float[Array, "unit unit"]:
     """
     t, size = network.topology, len(network.topology.units)
     unit, gain, weight = t.unit.array, t.gain.array, t.weight.array
-    matrix = jnp.zeros((size + 1, size + 1))
+    matrix, bare = jnp.zeros((size + 1, size + 1)), np.ones(size + 1, bool)
     for _, e in network.items():
         if not isinstance(e, Capacitors):
             continue
         tails, heads = e.tail.index, e.head.index
+        bare[unit[tails]] = bare[unit[heads]] = False
         each = like(e.capacitance, matrix) * np.where(unit[tails] >= 0, weight[tails], weight[heads])
         for a, b, sign in ((tails, tails, 1), (heads, heads, 1), (tails, heads, -1), (heads, tails, -1)):
             matrix = matrix.at[unit[a], unit[b]].add(sign * gain[a] * gain[b] * each)
-    matrix = matrix[:size, :size]
-    bare = np.flatnonzero(np.asarray(jnp.diagonal(matrix)) <= 0)
-    if len(bare):
+    if bare[:size].any():
         raise ValueError(
-            f"Node `{t.name(int(bare[0]))}` has no capacitor; a transient needs one at every free node: "
+            f"Node `{t.name(int(np.argmax(bare[:size])))}` has no capacitor; a transient needs one at every free node: "
             "`circuit.capacitors(name, nodes, circuit.ground, ...)`."
         )
-    return matrix
+    return matrix[:size, :size]
 
 
 def transient(
