@@ -107,7 +107,9 @@ def test_a_damaged_file_of_a_known_set_is_named(mini, places):
 
 def test_unknown_names_list_the_known():
     refuse(
-        "cifar", ValueError, r"No data set is called 'cifar'. Known: digits, fashion-mnist, mnist; or .* ends in .npz"
+        "cifar",
+        ValueError,
+        r"No data set is called 'cifar'. Known: cifar10, digits, fashion-mnist, mnist, time .* ends in .npz",
     )
 
 
