@@ -1,8 +1,5 @@
 """Code in README.md and docs/, and the doctests of docstrings, run as tests, set up as a user's session is."""
 
-from pathlib import Path
-
-import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
@@ -33,11 +30,3 @@ _pages = Sybil(
 )
 _docstrings = Sybil(parsers=[DocTestParser()], patterns=["src/**/*.py"], setup=_as_a_user, teardown=_as_the_tests)
 pytest_collect_file = (_pages + _docstrings).pytest()
-
-
-def pytest_collection_modifyitems(items):
-    """The blocks of one page share names, so one worker runs them all."""
-    here = Path(__file__).parent
-    for item in items:
-        if type(item).__name__ == "SybilItem":
-            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(here))))
