@@ -125,12 +125,12 @@ def certify(
     unsettled = 1 - float(np.mean(np.asarray(estimate.settled)))
     drift = _drift(estimate, reference)
 
-    betas, errors, cosines = (1.0,), (_compare(estimate, reference)[1],), (_compare(estimate, reference)[0],)
     if both.any() and not both.all():
         inputs, targets = jax.tree.map(lambda leaf: jnp.asarray(leaf)[both], (inputs, targets))
         estimate = propagate(system, cost, inputs, targets, key=key)
         reference = truth(system, cost, inputs, targets, start=estimate.free.restart, key=key)
     cosine, error = _compare(estimate, reference)
+    betas, cosines, errors = (1.0,), (cosine,), (error,)
     off_branch = 0.0
     declared = beta = None
     if isinstance(propagate, EquilibriumPropagation):

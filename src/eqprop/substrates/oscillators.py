@@ -29,7 +29,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
-from eqprop.substrates.hopfield import colour
+from eqprop.substrates.graph import colour
 from eqprop.system import System
 
 __all__ = ["LayeredOscillators", "OscillatorGraph"]

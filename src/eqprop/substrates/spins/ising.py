@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from eqprop.substrates.hopfield import colour
+from eqprop.substrates.graph import colour
 from eqprop.substrates.spins.field import nudge_field
 from eqprop.system import Conditionals, System
 
