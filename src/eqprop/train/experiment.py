@@ -98,12 +98,23 @@ def classification(
 
 
 def load_data(config: "Config"):
-    """The configured data, cut to the configured numbers of examples."""
+    """The configured data: a held-out part of the training set in place of the test set, cut to size."""
     from eqprop.train.data import Dataset, load
+    from eqprop.train.data.split import stratified_split
 
     if config.data is None:
         raise ValueError('`data` is missing from the configuration; name a set: `[data]`, `name = "digits"`.')
     data = load(config.data.name)
+    if config.data.held_out is not None:
+        kept, judged = stratified_split(data.train_targets, config.data.held_out, seed=config.data.split)
+        data = Dataset(
+            train_inputs=data.train_inputs[kept],
+            train_targets=data.train_targets[kept],
+            test_inputs=data.train_inputs[judged],
+            test_targets=data.train_targets[judged],
+            classes=data.classes,
+            shape=data.shape,
+        )
     train, test = config.data.train_examples, config.data.test_examples
     if train is None and test is None:
         return data

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import RandomSign, Stencil, holomorphic, one_sided, random_sign, richardson, symmetric
@@ -29,6 +29,10 @@ class DataSettings(Settings):
     """Use only the first so many training examples."""
     test_examples: PositiveInt | None = None
     """Use only the first so many test examples."""
+    held_out: PositiveInt | None = None
+    """Judge on so many examples held out of the training set, never on the test set: for choosing settings."""
+    split: NonNegativeInt = 0
+    """Which of the possible ways to hold them out."""
 
 
 class _Iterative(Settings):
