@@ -164,7 +164,7 @@ def mean_gradient(
 ) -> PyTree:
     """Gradient in the system of the mean over good examples of `objective(system, x, phases)`.
 
-    Examples that are not good are masked in their *states and inputs* (with zeros), because 0 * inf is NaN.
+    Examples that are not good are replaced in their *states and inputs* (by the first good one), because 0 * inf is NaN.
 
     Args:
         objective: Scalar of one example; `phases` is whatever the estimator contrasts, with states held fixed.
@@ -221,10 +221,14 @@ def gradient_error(
 
 
 def _only(good, tree):
+    """Rows of examples that are not good, replaced by the first good one: energies may be infinite at zero."""
+    first, some = jnp.argmax(good), jnp.any(good)
+
     def keep(leaf):
         if not eqx.is_inexact_array(leaf):
             return leaf
-        return jnp.where(good.reshape(good.shape + (1,) * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
+        stand_in = jnp.where(some, leaf[first], jnp.zeros_like(leaf[0]))
+        return jnp.where(good.reshape(good.shape + (1,) * (leaf.ndim - 1)), leaf, stand_in)
 
     return jax.tree.map(keep, tree)
 

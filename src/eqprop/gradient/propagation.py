@@ -222,10 +222,10 @@ def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged,
     lost = ~(typical(displacement) > typical(floor))
     if stencil.starts_free and isinstance(free, Equilibrium):
         # The free phase is a leg of the contrast here. What it left undone the nudged phase makes up, which moves the
-        # state but is no response to the nudge: that force must not outweigh the nudge's.
+        # state but is no response to the nudge: that force must stay well below the nudge's.
         undone = jax.vmap(lambda f, x: rms(projected_gradient(system, f.state, x)))(free, inputs)
         accurate = free.residual <= 10 * jax.vmap(lambda f: rounding(f.state))(free)
-        lost = lost | (typical(jnp.where(accurate, 0, undone)) > 3 * typical(forces))
+        lost = lost | (typical(jnp.where(accurate, 0, undone)) > 0.5 * typical(forces))
     return feeling & lost
 
 
