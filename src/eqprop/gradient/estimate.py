@@ -164,7 +164,7 @@ def mean_gradient(
 ) -> PyTree:
     """Gradient in the system of the mean over good examples of `objective(system, x, phases)`.
 
-    Examples that are not good are replaced in their *states and inputs* (by the first good one), because 0 * inf is NaN.
+    Examples that are not good are replaced in *states and inputs* by the first good one, because 0 * inf is NaN.
 
     Args:
         objective: Scalar of one example; `phases` is whatever the estimator contrasts, with states held fixed.

@@ -294,6 +294,7 @@ class _Judge:
     def __init__(self, state, max_unsettled):
         self.max_unsettled = max_unsettled
         self.before = self._counts(state)
+        self.passed = False
 
     @staticmethod
     def _counts(state):
@@ -309,7 +310,8 @@ class _Judge:
         now = self._counts(state)
         window = {name: now[name] - self.before[name] for name in now}
         lost = window["examples"] - window["settled"]
-        if window["steps"] == 0 or (window["steps"] < JUDGED_STEPS and not last and window["settled"] > 0):
+        hopeful = window["settled"] > 0 or self.passed
+        if window["steps"] == 0 or (window["steps"] < JUDGED_STEPS and not last and hopeful):
             return
         _check_parameters(state, where)
         if lost > self.max_unsettled * window["examples"]:
@@ -318,7 +320,7 @@ class _Judge:
                 f"{lost} of {window['examples']} examples did not settle up to {where}, more than `max_unsettled` = "
                 f"{self.max_unsettled:g} allows. Most of them ({window[worst]}): {worst}. {RESULT[FAILURES[worst]]}"
             )
-        self.before = now
+        self.before, self.passed = now, True
 
 
 def _check_parameters(state, where):
