@@ -228,7 +228,9 @@ def finite(name: str, value: V) -> V:
 def _positive(kind, value):
     """The value in float64, so that raw parameters are rounded once; a traced one as it is."""
     if isinstance(value, Tracer):
-        return eqx.error_if(value, ~jnp.all(value > 0), f"`{kind}` holds positive values only. Use `Plain` with bounds.")
+        return eqx.error_if(
+            value, ~jnp.all(value > 0), f"`{kind}` holds positive values only. Use `Plain` with bounds."
+        )
     value = finite(kind, np.asarray(number(value), float))
     if not (value > 0).all():
         raise ValueError(f"`{kind}` holds positive values only; got {value.min()}. Use `Plain` with bounds.")
