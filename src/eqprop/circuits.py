@@ -32,6 +32,7 @@ from eqprop.substrates.circuit.errors import (
     WeakNudge,
 )
 from eqprop.substrates.circuit.imperfections import Chip, from_aihwkit_range
+from eqprop.substrates.circuit.mismatch import Mismatch
 from eqprop.substrates.circuit.netlist import Circuit
 from eqprop.substrates.circuit.network import Network
 from eqprop.substrates.circuit.nudging import (

@@ -76,6 +76,26 @@ def test_gradient_is_the_implicit_one(nudge):
     assert float(jnp.linalg.norm(found - true) / jnp.linalg.norm(true)) <= bar
 
 
+@pytest.mark.parametrize("share", [3.0, 0.5, -0.5])
+def test_strong_conductance_nudges_settle_in_a_few_sweeps(share):
+    network = ckt.DeepResistiveNetwork([5, 12, 3], key=jax.random.key(3), input_gain=20.0)
+    x, targets, solver = (
+        jax.random.uniform(jax.random.key(4), (5,)),
+        jnp.eye(3)[0],
+        ep.BlockDescent(rtol=1e-10, relaxation=1.0),
+    )
+    free = ep.settle(network, x, solver)
+    # Relative to the smallest conductance at an output: at minus one the output would be unstable.
+    beta = share * network.block_curvature()[-1].min()
+    nudged = ep.CostNudged(network, ep.SquaredError(), targets, free, beta)
+    rest = ep.settle(nudged, x, solver, free=free)
+    assert int(rest.steps) <= 20
+    slope = jax.grad(nudged.energy)(rest.state, x)
+    np.testing.assert_allclose(slope[-1], 0, atol=1e-8)
+    inside = rest.state[0] != 0
+    np.testing.assert_allclose(slope[0][inside], 0, atol=1e-8)
+
+
 def test_halves_keep_their_sign():
     network = ckt.DeepResistiveNetwork([4, 7, 2], key=jax.random.key(0))
     hidden = ep.settle(network, jnp.array([1.0, -1.0, 0.3, 0.6]), ep.BlockDescent()).state[0]
