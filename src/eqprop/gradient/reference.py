@@ -17,7 +17,8 @@ import lineax as lx
 from jaxtyping import Array, Bool, Inexact, PyTree
 
 from eqprop.cost import Cost
-from eqprop.equilibrium import RESULT, Equilibrium
+from eqprop.equilibrium import RESULT
+from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
@@ -28,7 +29,7 @@ from eqprop.gradient.estimate import (
     value_and_outputs,
 )
 from eqprop.settle.base import IterativeSolver, Solver, rms, state_gradient
-from eqprop.system import System, project
+from eqprop.system import System
 
 __all__ = ["FiniteDifference", "ImplicitDifferentiation", "UnrolledDifferentiation", "response"]
 
@@ -133,7 +134,8 @@ def _free_units(system, state):
 class UnrolledDifferentiation(Estimator):
     """Reverse-mode differentiation through `steps` steps of a solver: backpropagation through the relaxation.
 
-    Memory grows with `steps`. The gradient is that of the state reached, settled or not.
+    `BackpropagationThroughTime` without truncation. Memory grows with `steps`. The gradient is that of the state
+    reached, settled or not.
     """
 
     solver: IterativeSolver
@@ -144,42 +146,8 @@ class UnrolledDifferentiation(Estimator):
             raise ValueError(f"`UnrolledDifferentiation.steps` must be at least 1; got {self.steps}.")
 
     def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        del key
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
-        return _unrolled(self, system, cost, inputs, targets, start)
-
-
-@eqx.filter_jit
-def _unrolled(reference, system, cost, inputs, targets, start):
-    solver = reference.solver
-    parameters, rest = eqx.partition(system, eqx.is_inexact_array)
-
-    def relax(system, x, begin):
-        begin = project(system, system.initial_state(x) if begin is None else begin)
-
-        def advance(loop, _):
-            state, carry = loop
-            state, residual, carry = solver.step(system, x, state, carry)
-            return (state, carry), jax.lax.stop_gradient(residual)
-
-        (state, _), residuals = jax.lax.scan(
-            advance, (begin, solver.init(system, x, begin, {})), length=reference.steps
-        )
-        residual = residuals[-1]
-        settled = residual <= solver.tolerance(jax.lax.stop_gradient(state), None)
-        unsettled = RESULT.where(jnp.isfinite(residual), RESULT.max_steps_reached, solver.non_finite)
-        result = RESULT.where(settled, RESULT.settled, unsettled)
-        return Equilibrium(state, result, residual, jnp.asarray(reference.steps, jnp.int32))
-
-    def loss(parameters):
-        combined = eqx.combine(parameters, rest)
-        free = jax.vmap(lambda x, b: relax(combined, x, b))(inputs, start)
-        value, outputs = value_and_outputs(combined, cost, free, targets, jnp.ones(batch_size(inputs), bool))
-        return value, (free, outputs)
-
-    (value, (free, outputs)), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
-    return Estimate(value, gradient, outputs, free.result, free, None)
+        through_time = BackpropagationThroughTime(self.solver, self.steps)
+        return through_time(system, cost, inputs, targets, start=start, key=key)
 
 
 class FiniteDifference(Estimator):

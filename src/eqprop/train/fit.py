@@ -30,6 +30,8 @@ EVALUATION = 2**31 - 1
 """Folded into an epoch's key in place of a step."""
 JUDGED_STEPS = 50
 """Unsettled examples are judged over at least so many steps, or an epoch's."""
+HOPELESS_STEPS = 5
+"""Steps of which not one example settled; earlier, a single batch that is learned already would stop a run."""
 
 
 class TrainingError(RuntimeError):
@@ -294,7 +296,6 @@ class _Judge:
     def __init__(self, state, max_unsettled):
         self.max_unsettled = max_unsettled
         self.before = self._counts(state)
-        self.passed = False
 
     @staticmethod
     def _counts(state):
@@ -310,8 +311,8 @@ class _Judge:
         now = self._counts(state)
         window = {name: now[name] - self.before[name] for name in now}
         lost = window["examples"] - window["settled"]
-        hopeful = window["settled"] > 0 or self.passed
-        if window["steps"] == 0 or (window["steps"] < JUDGED_STEPS and not last and hopeful):
+        enough = JUDGED_STEPS if window["settled"] > 0 else HOPELESS_STEPS
+        if window["steps"] == 0 or (window["steps"] < enough and not last):
             return
         _check_parameters(state, where)
         if lost > self.max_unsettled * window["examples"]:
@@ -320,7 +321,7 @@ class _Judge:
                 f"{lost} of {window['examples']} examples did not settle up to {where}, more than `max_unsettled` = "
                 f"{self.max_unsettled:g} allows. Most of them ({window[worst]}): {worst}. {RESULT[FAILURES[worst]]}"
             )
-        self.before, self.passed = now, True
+        self.before = now
 
 
 def _check_parameters(state, where):
