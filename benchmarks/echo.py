@@ -20,7 +20,7 @@ from eqprop.cost import CrossEntropy
 from eqprop.gradient.echo import BackpropagationThroughTime, EchoPropagation
 from eqprop.gradient.stencil import one_sided, symmetric
 from eqprop.motion import Pooled
-from eqprop.settle.echo import run
+from eqprop.settle.stream import run
 from eqprop.substrates.trajectory import RecurrentHamiltonian
 
 LENGTHS = (100, 1_000, 10_000, 100_000)

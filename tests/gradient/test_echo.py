@@ -14,7 +14,9 @@ from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import Stencil, one_sided, richardson, symmetric
 from eqprop.motion import EverySample, Hamiltonian, Pooled, Stack
 from eqprop.settle.base import settle
-from eqprop.settle.echo import Echo, Run, hamiltonian_of, honest_length, replay, retrace, run, sharpness
+from eqprop.settle.echo import Echo, Run
+from eqprop.settle.retrace import hamiltonian_of, honest_length, retrace, sharpness
+from eqprop.settle.stream import replay, run
 from eqprop.substrates.trajectory import Oscillators, RecurrentHamiltonian, recurrent_stack
 from eqprop.system import CostNudged, Forced
 
@@ -281,7 +283,7 @@ def test_memory_does_not_grow_with_the_run():
         def echo(position, momentum, system=system, samples=samples):
             end = run(system, None, samples, (position, momentum))
             back = replay(system, None, samples, end, None, jnp.ones((2, 4)))
-            return eqx.filter(back.gradient, eqx.is_inexact_array), back.position
+            return eqx.filter(back.gathered.gradient, eqx.is_inexact_array), back.position
 
         lowered = jax.jit(echo).lower(jnp.ones((4, 3)), jnp.zeros((4, 3)))
         sizes[samples] = lowered.compile().memory_analysis().temp_size_in_bytes

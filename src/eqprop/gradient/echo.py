@@ -1,28 +1,33 @@
 r"""Echo propagation: gradients of runs from initial values, in memory that does not grow with their length.
 
-One run forward, then all legs of the stencil run back together, nudged, while the time integral of
-$\partial H/\partial\theta$ is gathered as they go. What is contrasted is the same as in `EquilibriumPropagation` with
-the solver `Echo`; only the path is never stored. In a `Stack` the echo of each block is driven by the gradient that the
+One run forward, then all nudged legs of the stencil run back together, while the time integral of
+$\partial H/\partial\theta$ is gathered as they go. An unnudged leg would retrace the run, so that a one-sided stencil
+gathers its free sums on the way forward. What is contrasted is the same as in `EquilibriumPropagation` with the solver
+`Echo`; only the path is never stored. In a `Stack` the echo of each block is driven by the gradient that the
 block above it sends down.
 
 Source:
     G. Pourcel and M. Ernoult, Learning long range dependencies through time reversal symmetry breaking, 2025.
 """
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Array, Inexact, PyTree
 
 from eqprop.cost import RunningCost
 from eqprop.equilibrium import RESULT
 from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch
 from eqprop.gradient.stencil import RandomSign, Stencil
-from eqprop.motion import EverySample, Hamiltonian, Stack
+from eqprop.motion import EverySample, Hamiltonian, RunEnd, Stack
 from eqprop.settle.base import Solver
-from eqprop.settle.echo import PathEquilibrium, Run, hamiltonian_of, honest_length, replay, run, sharpness
+from eqprop.settle.echo import PathEquilibrium, Run
+from eqprop.settle.retrace import hamiltonian_of, honest_length, sharpness
+from eqprop.settle.stream import Gathered, replay, run, run_and_gather
 from eqprop.system import CostNudged, Forced, Nudge
 
 __all__ = ["BackpropagationThroughTime", "EchoPropagation"]
@@ -37,9 +42,11 @@ class EchoPropagation(Estimator):
         nudge: `Forced`: the gradient of the cost in the features of the free run, held. `CostNudged`: a `RunningCost`
             at the replayed state itself, for systems whose window is `EverySample` and whose readout acts row by row.
         normalised: Whether the force on each example has unit norm (and its gradient is multiplied back), so that beta
-            means the same for large and for small errors. For `Forced`.
+            means the same for large and for small errors. For `Forced`. With a one-sided stencil the largest force of
+            a batch has, because its free sums were gathered before any force was known.
         accuracy: An example is refused (`RESULT.not_retraced`) where the mean of its legs misses the start by more than
-            this fraction of what the nudge moved them, or the nudge moved them by more than this fraction of size.
+            this fraction of what the nudge moved them, or the nudge moved them by more than this fraction of size. With
+            a one-sided stencil the two cannot be told apart, and the second bound stands for both.
     """
 
     stencil: Stencil | RandomSign
@@ -99,14 +106,34 @@ def _blocks(system):
     return system.blocks if isinstance(system, Stack) else (system,)
 
 
-def _run_blocks(system, inputs):
-    """Each block's (inputs, drive, samples, begin, end), and the outputs."""
+class _Pass(NamedTuple):
+    """One block's run of a batch."""
+
+    block: Hamiltonian
+    inputs: PyTree
+    drive: PyTree
+    samples: int
+    begin: tuple[Inexact[Array, "batch coordinate"], Inexact[Array, "batch coordinate"]]
+    end: RunEnd
+    learn_drive: bool
+    """Whether the gradient in the drive is wanted: for what is below, or what encodes it."""
+    gathered: Gathered | None
+    """What the run gathered for the free leg of a stencil, each example with weight one; None if not asked for."""
+
+
+def _run_blocks(system, inputs, *, gather=False):
+    """The blocks' passes, and the outputs."""
     passes = []
-    for block in _blocks(system):
+    for number, block in enumerate(_blocks(system)):
         samples = block.length(jax.tree.map(lambda leaf: leaf[0], inputs))
         drive, begin = jax.vmap(block.drive)(inputs), jax.vmap(block.begin)(inputs)
-        end = run(block, drive, samples, begin)
-        passes.append((inputs, drive, samples, begin, end))
+        learn_drive = jax.tree.leaves(drive) != [] and (number > 0 or _encodes(block, inputs))
+        if gather:
+            ones = jnp.ones(batch_size(inputs), begin[0].dtype)
+            end, gathered = run_and_gather(block, drive, samples, begin, ones, learn_drive=learn_drive)
+        else:
+            end, gathered = run(block, drive, samples, begin), None
+        passes.append(_Pass(block, inputs, drive, samples, begin, end, learn_drive, gathered))
         inputs = jax.vmap(block.readout)(end.features)
     return passes, inputs
 
@@ -133,7 +160,7 @@ def _through_time(system, cost, inputs, targets):
     def loss(parameters):
         passes, outputs = _run_blocks(eqx.combine(parameters, rest), inputs)
         costs = jax.vmap(cost)(outputs, targets)
-        return jnp.mean(costs), (outputs, [p[-1] for p in passes])
+        return jnp.mean(costs), (outputs, [p.end for p in passes])
 
     (value, (outputs, ends)), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
     finite = _finite(ends, examples)
@@ -147,8 +174,8 @@ def _through_time(system, cost, inputs, targets):
 def _echo(propagate, system, cost, inputs, targets, key):
     stencil = propagate.stencil.draw(key)
     examples = batch_size(inputs)
-    passes, outputs = _run_blocks(system, inputs)
-    ends = [p[-1] for p in passes]
+    passes, outputs = _run_blocks(system, inputs, gather=stencil.starts_free)
+    ends = [p.end for p in passes]
     finite = _finite(ends, examples)
     costs, slope = jax.vmap(jax.value_and_grad(cost))(outputs, targets)
 
@@ -156,10 +183,9 @@ def _echo(propagate, system, cost, inputs, targets, key):
         """All blocks' echoes, the last first: gradient, end points of the legs, and which examples came back."""
         cotangent, gradients, backs, fine = _only(good, slope), [], [], good
         scale = 1 / jnp.maximum(jnp.sum(good), 1).astype(costs.dtype)
-        for number in reversed(range(len(passes))):
-            block = _blocks(system)[number]
+        for number, passed in reversed(list(enumerate(passes))):
             gradient, cotangent, legs, retraced = _echo_block(
-                propagate, stencil, block, passes[number], cotangent, good, scale, cost, targets, first=number == 0
+                propagate, stencil, passed, cotangent, good, scale, cost, targets, first=number == 0
             )
             gradients, backs, fine = [gradient, *gradients], [legs, *backs], fine & retraced
         return gradients, backs, fine
@@ -181,7 +207,7 @@ def _echo(propagate, system, cost, inputs, targets, key):
         kept = RESULT.where(good, RESULT.settled, RESULT.not_retraced)
         return RESULT.where(unstable, RESULT.unstable_step, RESULT.where(finite, kept, RESULT.diverged))
 
-    unstable = jax.lax.cond(jnp.all(good), jnp.zeros_like, lambda g: _unstable(system, passes) & ~g, good)
+    unstable = jax.lax.cond(jnp.all(good), jnp.zeros_like, lambda g: _unstable(passes) & ~g, good)
     result = jax.vmap(outcome)(finite, good, unstable)
     gradient = tuple(gradients) if isinstance(system, Stack) else gradients[0]
     if isinstance(system, Stack):
@@ -194,62 +220,98 @@ def _echo(propagate, system, cost, inputs, targets, key):
     return Estimate(_value(costs, good), gradient, outputs, result, free, nudged)
 
 
-def _echo_block(propagate, stencil, block, passed, cotangent, good, scale, cost, targets, first):
+def _echo_block(propagate, stencil, passed, cotangent, good, scale, cost, targets, first):
     """One block's echo, and the chain rule around it: readout above, drive and initial values below."""
-    inputs, drive, samples, begin, end = passed
+    block, learn_drive = passed.block, passed.learn_drive
     parameters, rest = eqx.partition(block, eqx.is_inexact_array)
-    nodes, table = (leaf.astype(end.position.dtype) for leaf in (stencil.nodes, stencil.weights))
-    # States are masked, the drive is not: it would be copied whole, and is finite (a batch with gaps is refused).
-    begin, end = _only(good, begin), _only(good, end)
-    example_weight = jnp.where(good, scale, 0)
+    dtype = passed.end.position.dtype
+    nodes, table = (leaf.astype(dtype) for leaf in (stencil.nodes, stencil.weights))
+    # The free leg of a one-sided stencil has been run: forward, and its sums with it.
+    nodes, replayed = (nodes[1:], table[1:]) if stencil.starts_free else (nodes, table)
+    begin, end = _only(good, passed.begin), _only(good, passed.end)
 
     def read(parameters, features):
         return jax.vmap(eqx.combine(parameters, rest).readout)(features)
 
-    weighted = jax.tree.map(lambda c: c * example_weight.reshape(-1, *(1,) * (c.ndim - 1)).astype(c.dtype), cotangent)
+    weighted = jax.tree.map(lambda c: c * _column(jnp.where(good, scale, 0).astype(c.dtype), c), cotangent)
     above = jax.vjp(lambda p: read(p, end.features), parameters)[1](weighted)[0]
     force = jax.vjp(lambda f: read(parameters, f), end.features)[1](cotangent)[0]
-    norm = jnp.sqrt(jnp.sum(force**2, axis=tuple(range(1, force.ndim))))
-    if propagate.normalised:
-        force = force / jnp.where(norm > 0, norm, 1).reshape(-1, *(1,) * (force.ndim - 1))
-        example_weight = example_weight * norm
+    norm = _norms(force, stencil.starts_free) if propagate.normalised else jnp.ones_like(good, dtype)
+    force = force / _column(jnp.where(norm > 0, norm, 1), force)
+    example_weight = jnp.where(good, scale * norm, 0)
     if propagate.nudge is CostNudged:
         nudge = _cost_nudge(nodes, cost, targets)
         above = jax.tree.map(jnp.zeros_like, above)
     else:
-        nudge = _forced_nudge(nodes, force, samples, block.window)
+        nudge = _forced_nudge(nodes, force, passed.samples, block.window)
 
-    learn_drive = jax.tree.leaves(drive) != [] and (not first or _encodes(block, inputs))
-    back = replay(block, drive, samples, end, nudge, table[:, None] * example_weight[None], learn_drive=learn_drive)
+    weights = replayed[:, None] * example_weight[None]
+    back = replay(block, passed.drive, passed.samples, end, nudge, weights, learn_drive=learn_drive, kept=good)
+    gathered, position, momentum = back.gathered, back.position, back.momentum
+    if stencil.starts_free:
+        free = _free_sums(passed, good)
+        gathered = jax.tree.map(lambda g, f: g + table[0] * scale * norm[0] * f, gathered, free)
+        position, momentum = (
+            jnp.concatenate([b[None], leg]) for b, leg in zip(begin, (position, momentum), strict=True)
+        )
+    miss, retraced = _judge(stencil, position, momentum, begin, end, passed, propagate.accuracy)
+
     leg_weights = table[:, None, None] * example_weight[None, :, None]
-    start_gradient = (jnp.sum(leg_weights * back.momentum, axis=0), -jnp.sum(leg_weights * back.position, axis=0))
-    miss, retraced = _judge(stencil, back, begin, end, samples * block.substeps, propagate.accuracy, end.position.dtype)
+    start_gradient = (jnp.sum(leg_weights * momentum, axis=0), -jnp.sum(leg_weights * position, axis=0))
 
     def enter(parameters, inputs):
         model = eqx.combine(parameters, rest)
         entered = jax.vmap(model.begin)(inputs)
         return (entered, jax.vmap(model.drive)(inputs)) if learn_drive else (entered, None)
 
-    cotangents = (start_gradient, back.drive_gradient if learn_drive else None)
-    floating, other = eqx.partition(inputs, eqx.is_inexact_array)
+    cotangents = (start_gradient, gathered.drive_gradient if learn_drive else None)
+    floating, other = eqx.partition(passed.inputs, eqx.is_inexact_array)
     pulled = jax.vjp(lambda p, x: enter(p, eqx.combine(x, other)), parameters, floating)[1](cotangents)
-    gradient = jax.tree.map(lambda *parts: sum(parts), back.gradient, above, pulled[0])
+    gradient = jax.tree.map(lambda *parts: sum(parts), gathered.gradient, above, pulled[0])
     lower = None
     if not first:
         # The cotangent that goes down is that of one example's cost: the mean's weight is put on once, above.
         lower = jax.tree.map(lambda c: c / scale.astype(c.dtype), pulled[1])
-    return gradient, lower, ((back.position, back.momentum), miss), retraced | ~good
+    return gradient, lower, ((position, momentum), miss), retraced | ~good
+
+
+def _norms(force, common):
+    """The norm of each example's force; the largest of the batch, where all must have one weight."""
+    norm = jnp.sqrt(jnp.sum(force**2, axis=tuple(range(1, force.ndim))))
+    return jnp.full_like(norm, jnp.max(norm)) if common else norm
+
+
+def _free_sums(passed, good):
+    """What the forward run gathered; gathered anew where examples are left out, which is rare."""
+
+    def anew():
+        begin, ones = _only(good, passed.begin), good.astype(passed.end.position.dtype)
+        return run_and_gather(
+            passed.block, passed.drive, passed.samples, begin, ones, learn_drive=passed.learn_drive, kept=good
+        )[1]
+
+    return jax.lax.cond(jnp.all(good), lambda: passed.gathered, anew)
+
+
+def _column(values, like):
+    """One number an example, to be multiplied with an array of theirs."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def _forced_nudge(nodes, force, samples, window):
+    keeps = isinstance(window, EverySample)
+    # Rows first, legs beside each other: what each sample needs of it lies together.
+    rows = jnp.moveaxis(force, 1, 0)
+    pushes = rows if keeps else (nodes[None, :, None, None] * rows[:, None]).reshape(len(rows), -1, rows.shape[-1])
+
     def nudge(model, sample, readings):
         del model
-        if isinstance(window, EverySample):
-            here = jax.lax.dynamic_index_in_dim(force, sample, 1, keepdims=False)
+        if keeps:
+            here = jax.lax.dynamic_index_in_dim(pushes, sample, 0, keepdims=False)
+            here = (nodes[:, None, None] * here[None]).reshape(readings.shape)
         else:
-            here = jnp.einsum("r,br...->b...", window.weights(sample, samples).astype(force.dtype), force)
-        pairing = jnp.sum(here[None] * readings, axis=tuple(range(2, readings.ndim)))
-        return nodes[:, None] * pairing
+            here = jnp.tensordot(window.weights(sample, samples).astype(force.dtype), pushes, axes=1)
+        return jnp.sum(here * readings, axis=1)
 
     return nudge
 
@@ -261,21 +323,26 @@ def _cost_nudge(nodes, cost, targets):
         def one(reading, target):
             return cost.at(sample, model.readout(reading[None])[0], target)
 
-        return nodes[:, None] * jax.vmap(lambda leg: jax.vmap(one)(leg, wanted))(readings)
+        legs = readings.reshape(len(nodes), -1, readings.shape[-1])
+        return (nodes[:, None] * jax.vmap(lambda leg: jax.vmap(one)(leg, wanted))(legs)).ravel()
 
     return nudge
 
 
-def _judge(stencil, back, begin, end, points, accuracy, dtype):
+def _judge(stencil, position, momentum, begin, end, passed, accuracy):
     """How far the echoes miss the start, and whether that is little beside what the nudge did."""
-    legs = jnp.concatenate([back.position, back.momentum], axis=-1)
+    legs = jnp.concatenate([position, momentum], axis=-1)
     origin = jnp.concatenate(begin, axis=-1)
     size = jnp.maximum(_rms(origin), _rms(jnp.concatenate([end.position, end.momentum], axis=-1)))
     centre = legs[0] if stencil.starts_free else jnp.mean(legs, axis=0)
     moved = jnp.max(_rms(legs - centre[None]), axis=0)
-    miss = _rms(centre - origin)
-    floor = 64 * float(jnp.finfo(dtype).eps) * points**0.5 * size
-    retraced = (miss <= accuracy * moved + floor) & (moved <= accuracy * jnp.maximum(size, 1e-3))
+    # Without an unnudged echo, the nudged one's whole distance from the start is all that is known.
+    miss = moved if stencil.starts_free else _rms(centre - origin)
+    points = passed.samples * passed.block.substeps
+    floor = 64 * float(jnp.finfo(legs.dtype).eps) * points**0.5 * size
+    retraced = (stencil.starts_free | (miss <= accuracy * moved + floor)) & (
+        moved <= accuracy * jnp.maximum(size, 1e-3)
+    )
     return miss, retraced
 
 
@@ -287,7 +354,7 @@ def _only(good, tree):
     def keep(leaf):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
-        return jnp.where(good.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
+        return jnp.where(_column(good, leaf), leaf, 0)
 
     return jax.tree.map(keep, tree)
 
@@ -301,12 +368,12 @@ def _encodes(block, inputs):
     return any(id(v) in used for v in traced.invars)
 
 
-def _unstable(system, passes):
+def _unstable(passes):
     """Which examples move too fast for the step, at the start of any block."""
     found = []
-    for block, (_, drive, _, begin, _) in zip(_blocks(system), passes, strict=True):
-        at = jax.tree.map(lambda leaf: leaf[:, 0], drive)
-        found.append(~(jax.vmap(lambda u, q, p, b=block: sharpness(b, u, q, p))(at, *begin) < 2))
+    for passed in passes:
+        at = jax.tree.map(lambda leaf: leaf[:, 0], passed.drive)
+        found.append(~(jax.vmap(lambda u, q, p, b=passed.block: sharpness(b, u, q, p))(at, *passed.begin) < 2))
     return jnp.any(jnp.stack(found), axis=0)
 
 

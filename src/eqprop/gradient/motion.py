@@ -20,8 +20,9 @@ from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import symmetric
 from eqprop.motion import Chain, Hamiltonian
 from eqprop.settle.base import rms
-from eqprop.settle.echo import Echo, honest_length, sharpness
+from eqprop.settle.echo import Echo
 from eqprop.settle.path import PathNewton
+from eqprop.settle.retrace import honest_length, sharpness
 from eqprop.system import System
 
 __all__ = ["MotionCheck", "check_motion", "energy_along"]
