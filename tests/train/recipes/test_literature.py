@@ -5,7 +5,7 @@ import pytest
 
 from eqprop.train.config import load_config
 from eqprop.train.data import load
-from eqprop.train.fit import TrainingError, fit
+from eqprop.train.fit import fit
 
 THROUGH_TIME = ["recipe.through_time.steps=15", "max_unsettled=1"]
 
