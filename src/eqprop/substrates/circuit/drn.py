@@ -23,8 +23,10 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from eqprop.substrates.circuit.netlist import Circuit
 from eqprop.substrates.circuit.power import Balance
 from eqprop.system import System
 
@@ -86,6 +88,20 @@ class DeepResistiveNetwork(System):
             )
         # Mirrored inputs see the difference of the two halves: half the product.
         return jnp.dot(self.input_gain * x, first[: x.shape[0]] - first[x.shape[0] :])
+
+    def circuit(self) -> Circuit:
+        """The same as a netlist, to be compiled or exported: crossbars, ideal diodes, bias currents."""
+        made = Circuit()
+        nodes = made.inputs("x", self.conductances[0].shape[0] // 2, gain=self.input_gain, mirrored=True)
+        for k, (g, b) in enumerate(zip(self.conductances, self.currents, strict=True), start=1):
+            layer = made.nodes(f"s{k}_", b.shape[0])
+            made.crossbar(f"W{k}", nodes, layer, conductance=np.asarray(g), trainable=True)
+            made.current_source(f"b{k}", layer, np.asarray(b), trainable=True)
+            if k < len(self.currents):
+                made.split(f"d{k}", layer)
+            nodes = layer
+        made.outputs(nodes)
+        return made
 
     def books(self, state: tuple[Float[Array, " node"], ...], inputs: Float[Array, "..."]) -> Balance:
         """Kirchhoff's residual and Tellegen's power balance at a state, from the currents of the crossbars.

@@ -18,6 +18,7 @@ from eqprop.substrates.circuit.drn import DeepResistiveNetwork
 from eqprop.substrates.circuit.elements import Branches, BranchGroup, InputSources, VoltageSources
 from eqprop.substrates.circuit.network import Network
 from eqprop.substrates.circuit.power import Balance, balance
+from eqprop.substrates.circuit.projection import at_bounds
 from eqprop.substrates.circuit.units import engineering
 from eqprop.system import Forced
 from eqprop.train.report.figure import INK, MUTED, SERIES, panel
@@ -135,7 +136,8 @@ def _circuit(network):
     text = (
         f"{len(network.topology.units)} free nodes; {', '.join(f'{n} {kind}' for kind, n in counts.items())}. "
         f"Conductances from {engineering(float(conductances.min()), 'S')} to "
-        f"{engineering(float(conductances.max()), 'S')}. `eqprop.bridges.spice.to_spice` writes the netlist."
+        f"{engineering(float(conductances.max()), 'S')}; {at_bounds(network)} trained values rest on a bound. "
+        "`eqprop.bridges.spice.to_spice` writes the netlist."
     )
     try:
         drawing = draw(network)
@@ -255,7 +257,8 @@ def _power(found: _Phases, note: str = ""):
         Headline(engineering(float(absorbed.mean()), "W"), "power of an inference"),
         Headline(engineering(float(b.kirchhoff[worst]), "A"), "Kirchhoff's residual at the worst node"),
     )
-    return Section("Power and Kirchhoff's law", text, table=rows, headlines=headlines)
+    # Where the unit of conductance is a convention, so is the power: no figure for the head of a report.
+    return Section("Power and Kirchhoff's law", text, table=rows, headlines=() if note else headlines)
 
 
 def _prefix(largest):
