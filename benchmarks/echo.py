@@ -2,8 +2,9 @@
 
     python benchmarks/echo.py [--plot echo.svg]
 
-Prints JSON. Times are medians of repeats, taken in turns; memory is the compiled program's own temporary memory, inputs
-and outputs excluded.
+Prints JSON. Times are processor seconds, medians of repeats taken in turns (for one thread: `taskset -c 0`); memory is
+the compiled program's own temporary memory, inputs and outputs excluded. Sizes are those of the tasks that come with the
+package: UCR series, the middle, and MNIST row by row.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from eqprop.motion import Pooled
 from eqprop.settle.stream import run
 from eqprop.substrates.trajectory import RecurrentHamiltonian
 
+SIZES = ((10, 32), (32, 64), (100, 96))
+"""Examples of a batch, and oscillators."""
 LENGTHS = (100, 1_000, 10_000, 100_000)
 
 
@@ -57,19 +60,24 @@ def programs():
     }
 
 
-def times(samples=200, repeats=25):
-    """Median seconds of each program, the programs taken in turns."""
-    arguments = task(samples)
+def times(batch, units, samples=200, repeats=25):
+    """Median processor seconds of each program, the programs taken in turns."""
+    arguments = task(samples, batch, units)
     compiled = {name: eqx.filter_jit(program) for name, program in programs().items()}
     for program in compiled.values():
         jax.block_until_ready(program(*arguments))
     taken = {name: [] for name in compiled}
     for _ in range(repeats):
         for name, program in compiled.items():
-            began = time.perf_counter()
+            began = time.process_time()
             jax.block_until_ready(program(*arguments))
-            taken[name].append(time.perf_counter() - began)
+            taken[name].append(time.process_time() - began)
     return {name: float(np.median(each)) for name, each in taken.items()}
+
+
+def over(taken, name):
+    """All times in units of one of them."""
+    return {other: round(seconds / taken[name], 3) for other, seconds in taken.items()}
 
 
 def memory(samples, batch=2, units=16):
@@ -106,11 +114,12 @@ def main():
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--plot", help="where to draw memory against length")
     options = parser.parse_args()
-    taken = times()
+    taken = {f"{batch} examples, {units} oscillators": times(batch, units) for batch, units in SIZES}
     results = {
         "machine": {"processors": os.cpu_count(), "system": platform.machine(), "jax": jax.__version__},
         "seconds": taken,
-        "forward runs": {name: each / taken["forward"] for name, each in taken.items()},
+        "forward runs": {size: over(each, "forward") for size, each in taken.items()},
+        "backpropagations": {size: over(each, "backpropagation") for size, each in taken.items()},
         "memory": {str(samples): memory(samples) for samples in LENGTHS},
     }
     print(json.dumps(results, indent=1))

@@ -128,6 +128,44 @@ def test_check_certifies_or_refuses_by_exit_code(source, capsys):
     assert "NOT right" in capsys.readouterr().out
 
 
+MOVING = """
+import equinox as eqx, jax, jax.numpy as jnp
+from eqprop.motion import Pooled
+from eqprop.substrates.trajectory import FixedEnds, Lagrangian, Path, PendulumChain
+
+class Swing(Lagrangian):
+    length: jax.Array
+    dimension: int = eqx.field(static=True, default=1)
+    def __call__(self, position, velocity, time, drive):
+        return 0.5 * jnp.sum((self.length * velocity) ** 2) + self.length * jnp.sum(jnp.cos(position))
+
+swing = Swing(jnp.array(1.2))
+path = Path(swing, FixedEnds(0.2, 0.5), steps=20, duration=1.5)
+pendulum = PendulumChain(jnp.array([1.0]), jnp.array([1.0]), samples=41, window=Pooled(2))
+coarse = PendulumChain(jnp.array([0.002]), jnp.array([0.1]), samples=41, window=Pooled(2), step=0.03)
+
+class Damped(PendulumChain):
+    reversible = False
+
+damped = Damped(jnp.array([1.0]), jnp.array([1.0]), samples=41, window=Pooled(2))
+"""
+
+
+def test_check_of_a_path_and_of_a_hamiltonian(tmp_path, capsys):
+    source = tmp_path / "moving.py"
+    source.write_text(MOVING)
+    for name, lines in (("path", ("order",)), ("pendulum", ("order", "longest honest length"))):
+        assert main(["check", f"{source}:{name}"]) == 0
+        shown = capsys.readouterr().out
+        assert all(word in shown for word in ("energy drift", "retrace error", "CERTIFIED", *lines)), shown
+    assert main(["check", f"{source}:coarse"]) == 1
+    assert "lower `step`" in capsys.readouterr().out
+    assert main(["check", f"{source}:damped"]) == 1
+    assert "declares that it is not reversible" in capsys.readouterr().err
+    assert main(["check", f"{source}:swing"]) == 1
+    assert "point at `Path(lagrangian, FixedEnds(...)" in capsys.readouterr().err
+
+
 def test_check_says_what_to_point_at(source, capsys):
     assert main(["check", f"{source}:strange"]) == 1
     assert "must return (system, cost, inputs, targets)" in capsys.readouterr().err

@@ -23,16 +23,25 @@ def check(
 ) -> None:
     """Check your own system: does it settle, is its coupling reciprocal, is the estimated gradient the true one?
 
-    Exit code 1 if not.
+    Of a system in motion (a path of a Lagrangian, a Hamiltonian): conserved energy, reversibility, order of the
+    integrator, and the gradient. Exit code 1 if something is wrong.
     """
     from eqprop.cli.jax_settings import set_precision, set_up_jax
 
     set_up_jax()
     set_precision("float64")
     found = load_object(what)
+    from eqprop.motion import Chain, Hamiltonian
+    from eqprop.substrates.trajectory import Lagrangian
     from eqprop.system import System
     from eqprop.train.check import check_system
 
+    if isinstance(found, Lagrangian):
+        raise ValueError(
+            f"`{what}` is a Lagrangian, which moves only once something holds at its ends: point at "
+            "`Path(lagrangian, FixedEnds(...), steps=..., duration=...)`, or at a function that returns (path, cost, "
+            "inputs, targets)."
+        )
     if isinstance(found, type) or not (isinstance(found, System) or callable(found)):
         raise ValueError(
             f"`{what}` is {found if isinstance(found, type) else type(found).__name__}; point at a System "
@@ -46,9 +55,20 @@ def check(
             f"`{what}` returned {len(parts)} things; it must return (system, cost, inputs, targets) or "
             "(system, cost, inputs, targets, propagate), the system first."
         )
+    if isinstance(parts[0], Chain | Hamiltonian):
+        motion = _check_motion(*parts)
+        typer.echo(f"Motion of {type(parts[0]).__name__}, float64\n{motion}")
+        typer.echo("right: learning follows the true gradient" if motion.ok else "NOT right: see the problems above")
+        raise typer.Exit(0 if motion.ok else 1)
     result = check_system(*parts)
     _show(type(parts[0]).__name__, result)
     raise typer.Exit(0 if result.ok else 1)
+
+
+def _check_motion(system, cost=None, inputs=None, targets=None, propagate=None):
+    from eqprop.train.motion import check_motion
+
+    return check_motion(system, inputs, cost, targets, propagate=propagate)
 
 
 def load_object(what: str):

@@ -91,7 +91,7 @@ def test_a_free_oscillator_follows_its_closed_form():
 
 def test_block_elimination_is_the_dense_solution():
     for ends in (FixedEnds([0.1] * 3, [0.2] * 3), Periodic()):
-        system, _, drive, _ = problem(ends, steps=50)
+        system, _, drive, _ = problem(ends, steps=200)
         state = settle(system, drive[0], EXACT).state
         blocks = block_hessian(lambda path: jax.grad(system.energy)(path, drive[0]), state, system.closed)
         dense = jax.hessian(system.energy)(state, drive[0]).reshape(state.size, state.size)
@@ -242,6 +242,8 @@ def test_an_autonomous_periodic_path_needs_a_pin():
         (lambda: FixedEnds(jnp.ones(1), 0.0), "must not be trained"),
         (lambda: FixedEnds(np.inf, 0.0), "must be finite"),
         (lambda: Periodic(pin=(0, jnp.ones(()))), "must not be trained"),
+        (lambda: Periodic(pin=(0, [1.0, 2.0])), "one coordinate at one value; got 2 values for coordinate 0"),
+        (lambda: Periodic(pin=0.3), "must be .number of the coordinate"),
         (lambda: single(FixedEnds([0.0, 1.0], [0.0, 1.0]), 1.0), "has 2 numbers; the Lagrangian has 1"),
         (lambda: single(FixedEnds(0.0, 1.0), -1.0), "`duration` must be a positive"),
         (lambda: single(FixedEnds(0.0, 1.0), jnp.ones(())), "is not trained"),

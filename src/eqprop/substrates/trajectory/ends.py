@@ -124,7 +124,18 @@ class Periodic(Ends):
     pin: tuple[int, float] | None = eqx.field(static=True)
 
     def __init__(self, pin: tuple[int, ArrayLike] | None = None):
-        self.pin = None if pin is None else (int(pin[0]), _numbers("Periodic.pin", pin[1])[0])
+        if pin is None:
+            self.pin = None
+            return
+        if not isinstance(pin, tuple) or len(pin) != 2 or isinstance(pin[0], bool) or not isinstance(pin[0], int):
+            raise ValueError(f"`Periodic.pin` must be (number of the coordinate, its value at point 0); got {pin!r}.")
+        value = _numbers("Periodic.pin", pin[1])
+        if len(value) != 1:
+            raise ValueError(
+                f"`Periodic.pin` holds one coordinate at one value; got {len(value)} values for coordinate {pin[0]}. "
+                "One is enough to choose among the path's shifts in time."
+            )
+        self.pin = (pin[0], value[0])
 
     @property
     def closed(self):

@@ -15,14 +15,18 @@ from eqprop.motion import EverySample, Hamiltonian, Window
 __all__ = ["LCLadder", "LearnedPotential", "Oscillators", "PendulumChain"]
 
 
-class _Driven(Hamiltonian):
-    """What these systems share: where they begin, and how a drive acts."""
+class Started(Hamiltonian):
+    """Systems that begin where their own arrays say, whatever the inputs."""
 
     position: eqx.AbstractVar[Float[Array, " coordinate"]]
     momentum: eqx.AbstractVar[Float[Array, " coordinate"]]
 
     def begin(self, inputs):
         return self.position, self.momentum
+
+
+class _Driven(Started):
+    """What the systems of this file share: how a drive acts."""
 
     def drive(self, inputs):
         """The inputs, unless `samples` says that the run is undriven."""

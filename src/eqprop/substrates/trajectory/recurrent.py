@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
-from eqprop.motion import EverySample, Hamiltonian, Pooled, Stack, Window
-from eqprop.substrates.trajectory.oscillators import check_run, log_cosh
+from eqprop.motion import EverySample, Pooled, Stack, Window
+from eqprop.substrates.trajectory.oscillators import Started, check_run, log_cosh
 
 __all__ = ["RecurrentHamiltonian", "recurrent_stack"]
 
 
-class RecurrentHamiltonian(Hamiltonian):
+class RecurrentHamiltonian(Started):
     """A recurrent network of oscillators, driven by a sequence [sample, channel] (or [sample], for one channel).
 
     Args:
@@ -98,9 +98,6 @@ class RecurrentHamiltonian(Hamiltonian):
     def potential(self, position, drive):
         drives = jnp.dot(self.weight, position) + jnp.dot(self.input_weight, drive) + self.bias
         return 0.5 * jnp.sum(jnp.exp(self.log_frequency) * position**2) + jnp.sum(log_cosh(drives))
-
-    def begin(self, inputs):
-        return self.position, self.momentum
 
     def drive(self, inputs):
         return inputs[:, None] if inputs.ndim == 1 else inputs

@@ -63,6 +63,21 @@ class TrajectoryRecipe(Recipe):
             system = recurrent_stack(channels, tuple(self.units), data.classes, **shared)
         return classification(config, system, CrossEntropy(), self._estimator(), one_hot=False, flatten=False)
 
+    def report_sections(self, run):
+        """The gradient against backpropagation through time; an example in motion, free and nudged."""
+        # Reports read configurations, and configurations read recipes: this import must come late.
+        from eqprop.train.report.motion import motion, proof_by_time
+        from eqprop.train.report.section import LeftOut
+        from eqprop.train.report.study import Study
+
+        study, made = Study(run), []
+        for section in (proof_by_time, motion):
+            try:
+                made.append(section(study))
+            except LeftOut:
+                continue
+        return made
+
     def _estimator(self):
         if self.estimator == "backpropagation":
             return BackpropagationThroughTime()

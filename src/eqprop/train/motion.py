@@ -1,8 +1,9 @@
 r"""What a system in motion owes: conserved energy, reversibility, an integrator of its order, the right gradient.
 
 For a Hamiltonian system without drive the leapfrog conserves the energy but for an oscillation of size $O(h^2)$; run
-back, it returns to its start to rounding; and its end point errs by $O(h^2)$. Of a path between given ends the gradient
-is checked, and its settling.
+back, it returns to its start to rounding; and its end point errs by $O(h^2)$. A path between given ends is held to the
+same: the energy $v\cdot\partial L/\partial v - L$ at the middle of each step, the path at half and a quarter of the
+step, and the equations of motion of the path run backwards.
 """
 
 import dataclasses
@@ -16,13 +17,15 @@ from jaxtyping import Array, Float, PyTree
 from eqprop.cost import Cost, SquaredError
 from eqprop.gradient.certify import Certificate, certify
 from eqprop.gradient.echo import BackpropagationThroughTime
+from eqprop.gradient.estimate import Estimator
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import symmetric
 from eqprop.motion import Chain, Hamiltonian
-from eqprop.settle.base import rms
+from eqprop.settle.base import rms, settle
 from eqprop.settle.echo import Echo
 from eqprop.settle.path import PathNewton
 from eqprop.settle.retrace import honest_length, sharpness
+from eqprop.substrates.trajectory import Path
 from eqprop.system import System
 
 __all__ = ["MotionCheck", "check_motion", "energy_along"]
@@ -33,13 +36,14 @@ class MotionCheck:
     """The verdict on a system in motion, with its figures."""
 
     drift: float | None
-    """Largest change of the energy along a run, over its largest value; None for driven and for chain systems."""
+    """Largest change of the energy along the motion, over its largest value; None where a drive changes it."""
     drift_halved: float | None
     """The same at half the step."""
     order: float | None
-    """Order of the end point's error in the step; 2 for the leapfrog. None where it was not measured."""
+    """Order of the end point's (or the path's) error in the step, to be 2. None where it was not measured."""
     retrace: float | None
-    """How far an echo without nudge misses the start, over the size of the motion."""
+    """How far an echo without nudge misses the start, over the size of the motion. Of a path: how far it misses its
+    equations of motion when it is run backwards, over the largest force."""
     sharpness: float | None
     """Step times highest frequency at the start; stable below 2."""
     honest: int | None
@@ -79,35 +83,54 @@ class MotionCheck:
 
 def check_motion(
     system: System,
-    inputs: PyTree,
+    inputs: PyTree = None,
     cost: Cost | None = None,
     targets: PyTree = None,
     *,
-    propagate: EquilibriumPropagation | None = None,
+    propagate: Estimator | None = None,
 ) -> MotionCheck:
-    """Check a `Hamiltonian` system or a `Path` (any `Chain`). Use float64.
+    """Check a `Hamiltonian` system or a `Path` (of any other `Chain` the gradient alone). Use float64.
 
     Args:
         system: The system.
-        inputs: A batch of inputs; a few examples will do.
+        inputs: A batch of inputs; a few examples will do. None for a system that no drive acts on.
         cost: What is wanted of the output; half the squared distance by default.
         targets: Targets of the batch; zeros by default.
         propagate: The estimator to hold against the truth; symmetric, at a small beta, by default.
 
     Raises:
-        ValueError: for a system that is neither.
+        ValueError: for a system that is neither, or one that needs inputs and was given none.
     """
     cost = SquaredError() if cost is None else cost
-    example = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], inputs)
-    if isinstance(system, Hamiltonian):
-        return _check_hamiltonian(system, inputs, example, cost, targets, propagate)
-    if not isinstance(system, Chain):
+    if not isinstance(system, Hamiltonian | Chain):
         raise ValueError(
             f"`check_motion` is for `Hamiltonian` and `Path` systems; `{type(system).__name__}` is neither."
         )
+    inputs = jax.tree.map(jnp.asarray, _undriven(system) if inputs is None else inputs)
+    targets = _zeros(system, inputs, targets)
+    example = jax.tree.map(lambda leaf: leaf[0], inputs)
+    if isinstance(system, Hamiltonian):
+        return _check_hamiltonian(system, inputs, example, cost, targets, propagate)
     propagate = EquilibriumPropagation(symmetric(1e-3), PathNewton()) if propagate is None else propagate
-    certificate = certify(system, cost, inputs, _zeros(system, inputs, targets), propagate)
-    return MotionCheck(None, None, None, None, None, None, certificate, certificate.reasons)
+    certificate = certify(system, cost, inputs, targets, propagate)
+    if not isinstance(system, Path):
+        return MotionCheck(None, None, None, None, None, None, certificate, certificate.reasons)
+    return _check_path(system, example, certificate)
+
+
+def _undriven(system):
+    """Inputs of one example on which nothing depends."""
+    none = (
+        jnp.zeros((1, system.steps + 1, system.lagrangian.dimension)) if isinstance(system, Path) else jnp.zeros((1, 1))
+    )
+    try:
+        jax.eval_shape(lambda x: system.energy(system.initial_state(x), x), none[0])
+    except Exception as error:
+        raise ValueError(
+            f"`{type(system).__name__}` needs inputs to be checked ({type(error).__name__}: {error}). "
+            "Point at a function that returns (system, cost, inputs, targets), one example per row."
+        ) from error
+    return none
 
 
 def _zeros(system, inputs, targets):
@@ -125,9 +148,7 @@ def _check_hamiltonian(system, inputs, example, cost, targets, propagate):
         drift, halved, order = _integration(system, example)
     sharp = float(sharpness(system, at, *begin))
     propagate = EquilibriumPropagation(symmetric(1e-4), Echo()) if propagate is None else propagate
-    certificate = certify(
-        system, cost, inputs, _zeros(system, inputs, targets), propagate, truth=BackpropagationThroughTime()
-    )
+    certificate = certify(system, cost, inputs, targets, propagate, truth=BackpropagationThroughTime())
     probe = Echo().solve(system, example, None, free=None, key=None)
     missed = float(probe.residual) / max(float(rms(probe.state)), 1e-300)
     honest = honest_length(system, example)
@@ -142,6 +163,87 @@ def _check_hamiltonian(system, inputs, example, cost, targets, propagate):
             "energy is not smooth, or the run is too long for its step."
         )
     return MotionCheck(drift, halved, order, missed, sharp, honest, certificate, tuple(problems))
+
+
+def _check_path(system, example, certificate):
+    solver = PathNewton(rtol=1e-11, atol=1e-13)
+    path = _settled(system, example, solver)
+    problems = list(certificate.reasons)
+    reverse = _unlike_reversed(system, path, example)
+    drift = halved = order = None
+    if path is not None and _autonomous(system, path, example):
+        drift = _energy_drift(system, path, example)
+        finer = [
+            Path(system.lagrangian, system.ends, steps=factor * system.steps, duration=system.duration)
+            for factor in (2, 4)
+        ]
+        paths = [path, *(_settled(fine, _repeated(system, example, fine.steps), solver) for fine in finer)]
+        if all(each is not None for each in paths):
+            halved = _energy_drift(finer[0], paths[1], _repeated(system, example, finer[0].steps))
+            coarse, fine = (float(jnp.linalg.norm(paths[k][:: 2**k] - paths[k + 1][:: 2 ** (k + 1)])) for k in range(2))
+            order = float(np.log2(coarse / fine)) if fine > 1e-11 else None
+    if order is not None and not 1.7 < order < 2.3:
+        problems.append(
+            f"Halving the step changes the path with order {order:.2f} instead of 2: the Lagrangian is not smooth, or "
+            "`steps` is too small for the motion."
+        )
+    return MotionCheck(drift, halved, order, reverse, None, None, certificate, tuple(problems))
+
+
+def _settled(system, example, solver):
+    """All points of the stationary path, or None where it does not settle."""
+    found = settle(system, example, solver, throw=False)
+    return system.ends.path(found.state, example) if bool(found.settled) else None
+
+
+def _repeated(system, example, steps):
+    """The inputs of a constant drive, for another number of steps."""
+
+    def longer(leaf):
+        lengths = (system.steps, system.steps + 1)
+        return jnp.broadcast_to(leaf[:1], (steps + 1, *leaf.shape[1:])) if leaf.shape[0] in lengths else leaf
+
+    drive = system.ends.drive(example)
+    if drive is example:
+        return jax.tree.map(longer, example)
+    return {**example, "drive": jax.tree.map(longer, drive)} if drive is not None else example
+
+
+def _autonomous(system, path, example):
+    """Whether neither time nor a changing drive enters the Lagrangian along a path."""
+    drive = system.ends.drive(example)
+    if any(bool(jnp.any(leaf != leaf[:1])) for leaf in jax.tree.leaves(drive)):
+        return False
+    at = jax.tree.map(lambda leaf: leaf[0], drive)
+    velocity = jnp.diff(path, axis=0) / system.step
+    times = jnp.arange(system.steps, dtype=path.dtype) * system.step
+
+    def change(q, v, t):
+        return jax.jvp(lambda s: system.lagrangian(q, v, s, at), (t,), (jnp.ones_like(t),))[1]
+
+    return not bool(jnp.any(jnp.asarray(jax.vmap(change)(path[:-1], velocity, times)) != 0))
+
+
+def _energy_drift(system, path, example):
+    """Largest change of the energy along a path, over its largest value."""
+    at = jax.tree.map(lambda leaf: leaf[0], system.ends.drive(example))
+    middle, velocity = (path[1:] + path[:-1]) / 2, jnp.diff(path, axis=0) / system.step
+
+    def energy(q, v):
+        value, momentum = jax.value_and_grad(system.lagrangian, argnums=1)(q, v, jnp.zeros((), q.dtype), at)
+        return jnp.sum(momentum * v) - value
+
+    energies = jax.vmap(energy)(middle, velocity)
+    return float(jnp.max(jnp.abs(energies - energies[0])) / jnp.maximum(jnp.max(jnp.abs(energies)), 1e-300))
+
+
+def _unlike_reversed(system, path, example):
+    """How far the path run backwards misses the equations of motion, over the largest force; 0 for a reversible one."""
+    if path is None:
+        return None
+    drive = jax.tree.map(lambda leaf: leaf[::-1], system._by_point(system.ends.drive(example)))
+    terms = jax.jacrev(lambda p: system.link_actions(p, drive))(path[::-1])[:, 1:-1]
+    return float(jnp.max(jnp.abs(jnp.sum(terms, axis=0))) / jnp.max(jnp.abs(terms)))
 
 
 @eqx.filter_jit
