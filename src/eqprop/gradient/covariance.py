@@ -22,7 +22,6 @@ from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
     batch_size,
-    check_batch,
     free_phase,
     gradient_error,
     mean_gradient,
@@ -60,9 +59,7 @@ class BoltzmannCovariance(Estimator):
                 "single rest states need `EquilibriumPropagation`."
             )
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
+    def estimate(self, system, cost, inputs, targets, start, key):
         return _covariance(self, system, cost, inputs, targets, start, key)
 
 

@@ -22,7 +22,6 @@ from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
     batch_size,
-    check_batch,
     free_phase,
     mean_gradient,
     value_and_outputs,
@@ -47,9 +46,7 @@ class ImplicitDifferentiation(Estimator):
     solver: Solver
     linear_solver: lx.AbstractLinearSolver = eqx.field(default_factory=lambda: lx.AutoLinearSolver(well_posed=True))
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
+    def estimate(self, system, cost, inputs, targets, start, key):
         return _implicit(self, system, cost, inputs, targets, start, key)
 
 
@@ -143,10 +140,8 @@ class UnrolledDifferentiation(Estimator):
         if self.steps < 1:
             raise ValueError(f"`UnrolledDifferentiation.steps` must be at least 1; got {self.steps}.")
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+    def estimate(self, system, cost, inputs, targets, start, key):
         del key
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
         return _unrolled(self, system, cost, inputs, targets, start)
 
 
@@ -192,9 +187,7 @@ class FiniteDifference(Estimator):
     solver: Solver
     step: float = 1e-4
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
+    def estimate(self, system, cost, inputs, targets, start, key):
         return _finite_difference(self, system, cost, inputs, targets, start, key)
 
 

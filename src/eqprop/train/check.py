@@ -95,13 +95,13 @@ def check_system(
         ValueError: if the energy is no scalar, inputs are needed but not given, or shapes do not fit.
     """
     cost = SquaredError() if cost is None else cost
-    inputs = _inputs_or_none_needed(system, inputs)
+    inputs = inputs_or_none_needed(system, inputs)
     inputs = jax.tree.map(jnp.asarray, inputs)
     if targets is not None:
         targets = jax.tree.map(jnp.asarray, targets)
         check_batch(system, inputs, targets)
     first = jax.tree.map(lambda leaf: leaf[0], inputs)
-    problems, warnings = _sanity(system, first)
+    problems, warnings = sanity(system, first)
     trials, states, solvers = _try_solvers(system, inputs, propagate)
     working = [trial for trial in trials if trial.settled == 1 and trial.distance < 1e-3]
     best = min(working, key=lambda trial: trial.seconds).name if working else None
@@ -114,7 +114,7 @@ def check_system(
         )
     else:
         asymmetry, gradient_error = _derivatives(system, states[best], inputs)
-        targets = _moved_outputs(system, states[best]) if targets is None else targets
+        targets = moved_outputs(jax.vmap(system.output)(states[best])) if targets is None else targets
         # Not to be certified at the tolerance of training: settle to the floor.
         propagate = EquilibriumPropagation(symmetric(0.01), solvers[best]) if propagate is None else propagate
         certificate = certify(system, cost, inputs, targets, propagate, key=jax.random.key(0))
@@ -135,23 +135,30 @@ def check_system(
     return Checked(tuple(trials), best, asymmetry, gradient_error, certificate, beta, tuple(problems), tuple(warnings))
 
 
-def _inputs_or_none_needed(system, inputs):
+def inputs_or_none_needed(system: System, inputs: PyTree) -> PyTree:
+    """The inputs; for a system that uses none, two examples of nothing.
+
+    Raises:
+        ValueError: if there are none, and the system needs some.
+    """
     if inputs is not None:
         return inputs
-    dummy = jnp.zeros(2)
-    try:
-        state = system.initial_state(dummy[0])
-        system.energy(state, dummy[0])
-    except Exception as error:
-        raise ValueError(
-            f"`{type(system).__name__}` needs inputs to be checked ({type(error).__name__}: {error}). Point "
-            f"at a function "
-            "that returns (system, cost, inputs, targets), inputs and targets with one example per row."
-        ) from error
-    return dummy
+    failure = None
+    for nothing in (jnp.zeros(2), jnp.zeros((2, 0))):
+        try:
+            system.energy(system.initial_state(nothing[0]), nothing[0])
+        except Exception as error:
+            failure = failure or error
+        else:
+            return nothing
+    raise ValueError(
+        f"`{type(system).__name__}` needs inputs to be checked ({type(failure).__name__}: {failure}). Point at a "
+        "function that returns (system, cost, inputs, targets), inputs and targets with one example per row."
+    ) from failure
 
 
-def _sanity(system, inputs):
+def sanity(system: System, inputs: PyTree) -> tuple[list[str], list[str]]:
+    """Problems and warnings that one example shows before anything is settled."""
     problems, warnings = [], []
     state = system.initial_state(inputs)
     # A little beside the start, where much of an energy may vanish.
@@ -274,9 +281,8 @@ def _off_walls(system, state, flat, distance):
     return np.clip(np.asarray(flat), lower + room, upper - room)
 
 
-def _moved_outputs(system, states):
+def moved_outputs(outputs: PyTree) -> PyTree:
     """Targets near the outputs at rest: one tenth of their size away, in a fixed random direction."""
-    outputs = jax.vmap(system.output)(states)
     leaves, tree = jax.tree.flatten(outputs)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [
