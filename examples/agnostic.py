@@ -18,7 +18,7 @@ import eqprop as ep
 
 PATTERNS = jnp.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
 ANSWERS = jnp.array([[-1.0], [1.0], [1.0], [-1.0]])
-COMPLIANCE, BETA, RATE = 1e-2, 0.1, 0.5
+COMPLIANCE, BETA, RATE = 1e-2, 0.1, 0.15
 
 
 def main(folder: Path) -> tuple[float, float]:
@@ -40,7 +40,7 @@ def main(folder: Path) -> tuple[float, float]:
 
     costs, answers, error = [], [], None
     truth = ep.ImplicitDifferentiation(newton)(system, ep.SquaredError(), PATTERNS, ANSWERS).gradient
-    for _ in range(120):
+    for _ in range(200):
         system, read, estimate = turn(system)
         costs.append(float(estimate.value))
         answers.append(np.asarray(estimate.outputs)[:, 0])
@@ -62,7 +62,7 @@ def draw(folder, costs, answers):
     for pattern, line in zip(np.asarray(PATTERNS, int).tolist(), np.asarray(answers).T, strict=True):
         right.plot(line, label=str(tuple(pattern)))
     right.set(xlabel="turns of the knobs", ylabel="output at rest", title="Answers to the four patterns")
-    right.legend(title="inputs", loc="center right")
+    right.legend(title="inputs", loc="lower left")
     figure.savefig(folder / "agnostic.svg", metadata={"Date": None})
     plt.close(figure)
     return float(np.abs(answers[-1] - np.asarray(ANSWERS)[:, 0]).max())

@@ -71,7 +71,9 @@ def main(folder: Path) -> float:
     for beta in (-0.5, 0.5):
         nudged = ep.CostNudged(system, COST, WANTED, None, jnp.array(beta))
         left.plot(GRID[:, 0], density(nudged, PUSH), "--", label=f"nudged, β = {beta}")
-    left.set(xlabel="position", ylabel="probability density", ylim=(0, 1.25), title="A Boltzmann distribution and its nudges")
+    left.set(
+        xlabel="position", ylabel="probability density", ylim=(0, 1.25), title="A Boltzmann distribution and its nudges"
+    )
     left.legend()
     steps = np.geomspace(0.004, 0.06, 6)
     told, seen, error = np.array([step_bias(system, jnp.asarray(step)) for step in steps]).T

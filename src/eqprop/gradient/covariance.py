@@ -54,9 +54,8 @@ class BoltzmannCovariance(Estimator):
         if not isinstance(self.solver, Sampler | Enumeration):
             raise ValueError(
                 "`BoltzmannCovariance` holds for classical Boltzmann distributions only, so its solver must be "
-                "`Gibbs`, "
-                f"`Langevin`, `MALA` or `Enumeration`; got `{type(self.solver).__name__}`. Thermal quantum states and "
-                "single rest states need `EquilibriumPropagation`."
+                f"`Gibbs`, `Langevin`, `MALA` or `Enumeration`; got `{type(self.solver).__name__}`. Thermal quantum "
+                "states and single rest states need `EquilibriumPropagation`."
             )
 
     def estimate(self, system, cost, inputs, targets, start, key):

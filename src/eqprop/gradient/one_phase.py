@@ -70,17 +70,15 @@ class OnePhase(Estimator):
         self.nudge = nudge
         if nudge is Forced:
             raise ValueError(
-                "`OnePhase` has no free phase from which `Forced` could take its force. Use `nudge=CostNudged` "
-                "or `Dyads`, or "
-                "`EquilibriumPropagation`."
+                "`OnePhase` has no free phase from which `Forced` could take its force. Use `nudge=CostNudged` or "
+                "`Dyads`, or `EquilibriumPropagation`."
             )
 
     def estimate(self, system, cost, inputs, targets, start, key):
         if not system.free_vanishes:
             raise ValueError(
-                f"`{type(system).__name__}` does not declare `free_vanishes`: its free phase carries part of "
-                f"the gradient. Use "
-                "`EquilibriumPropagation`, or a `Doubled` system."
+                f"`{type(system).__name__}` does not declare `free_vanishes`: its free phase carries part of the "
+                "gradient. Use `EquilibriumPropagation`, or a `Doubled` system."
             )
         run = _estimate if self.solver.host else _estimate_compiled
         return run(self, system, cost, inputs, targets, start, key)

@@ -286,8 +286,7 @@ def _work_jvp(primals, tangents):
     if jax.tree.leaves(field_dot) or jax.tree.leaves(inputs_dot):
         raise ValueError(
             "A one-way field has no energy whose contrast would be a gradient. Use `nudge=AntisymmetricForced` "
-            "(exact), "
-            "`nudge=FieldForced` (biased where couplings are not symmetric), or the system `Doubled(field)`."
+            "(exact), `nudge=FieldForced` (biased where couplings are not symmetric), or the system `Doubled(field)`."
         )
     velocity = field.velocity(state, inputs)
     return -_inner(state, velocity), -_along(state_dot, velocity)

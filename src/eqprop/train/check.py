@@ -122,15 +122,13 @@ def check_system(
         beta = _recommended(certificate)
     if gradient_error > 1e-4:
         problems.append(
-            f"The state gradient is not the derivative of the energy (relative difference "
-            f"{gradient_error:.1e}): a custom "
-            "derivative is wrong, or the energy has a kink or step at the rest state."
+            f"The state gradient is not the derivative of the energy (relative difference {gradient_error:.1e}): a "
+            "custom derivative is wrong, or the energy has a kink or step at the rest state."
         )
     if asymmetry > ASYMMETRY:
         problems.append(
-            f"The coupling is not reciprocal: the Jacobian of the state gradient is asymmetric by "
-            f"{asymmetry:.1e}. A custom "
-            "derivative in `energy` does not derive from a scalar; remove it."
+            f"The coupling is not reciprocal: the Jacobian of the state gradient is asymmetric by {asymmetry:.1e}. A "
+            "custom derivative in `energy` does not derive from a scalar; remove it."
         )
     return Checked(tuple(trials), best, asymmetry, gradient_error, certificate, beta, tuple(problems), tuple(warnings))
 
@@ -166,14 +164,13 @@ def sanity(system: System, inputs: PyTree) -> tuple[list[str], list[str]]:
     first, second = (np.asarray(system.energy(beside, inputs)) for _ in range(2))
     if first.shape != ():
         raise ValueError(
-            f"`{type(system).__name__}.energy` must return a scalar for one example; got shape "
-            f"{first.shape}. Sum over the units."
+            f"`{type(system).__name__}.energy` must return a scalar for one example; got shape {first.shape}. Sum over "
+            "the units."
         )
     if not np.array_equal(first, second, equal_nan=True):
         problems.append(
-            f"The energy is random: {first} and then {second} for the same state and inputs. Make the "
-            f"randomness part of "
-            "the inputs, or take a sampling solver."
+            f"The energy is random: {first} and then {second} for the same state and inputs. Make the randomness part "
+            "of the inputs, or take a sampling solver."
         )
     if not np.isfinite(first):
         problems.append(f"The energy near the initial state is {first}; start elsewhere (`initial_state`).")

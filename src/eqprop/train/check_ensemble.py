@@ -143,7 +143,7 @@ def check_ensemble(
     elif gradient_score > limit and excess > TOLERANCE:
         problems.append(
             f"The gradient is wrong: entries are off by up to {gradient_score:.1f} standard errors, {excess:.0%} of "
-            f"its size beyond the noise. Check `energy`, and that nudged phases have time to settle (`burn_in`)."
+            "its size beyond the noise. Check `energy`, and that nudged phases have time to settle (`burn_in`)."
         )
     if certificate is not None:
         _judge_bias(certificate, problems, warnings)
@@ -250,8 +250,8 @@ def _state_scores(system, inputs, free: Ensemble, reference: Ensemble):
     ours, _, error = _moments(system, inputs, free)
     theirs, variance, more = _moments(system, inputs, reference)
     if free.weights is None:
-        # A unit that hardly ever turns may not have turned at all, and its samples show no spread: the error is at least
-        # that of independent samples of the reference.
+        # A unit that hardly ever turns may not have turned at all, and its samples show no spread: the error is at
+        # least that of as many independent samples of the reference.
         error = np.maximum(error, np.sqrt(variance / jax.tree.leaves(free.state)[0].shape[1]))
     scores = _scores(ours - theirs, np.hypot(error, more))
     units = scores.shape[1] - 1

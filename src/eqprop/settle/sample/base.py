@@ -56,16 +56,15 @@ class Sampler(Solver):
     def solve(self, system, inputs, start, *, free, key):
         if key is None:
             raise ValueError(
-                f"`{type(self).__name__}` draws random numbers: give `key=jax.random.key(...)` to `settle` or "
-                "the estimator."
+                f"`{type(self).__name__}` draws random numbers: give `key=jax.random.key(...)` to `settle` or the "
+                "estimator."
             )
         self._check()
         template = system.initial_state(inputs)
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(start)):
             raise ValueError(
                 f"`{type(self).__name__}` cannot sample at a complex nudging strength; use `symmetric` or "
-                "`richardson`, "
-                "or `Enumeration` for a small system."
+                "`richardson`, or `Enumeration` for a small system."
             )
         if free is not None:
             # Other noise than the free phase's, the same in every nudged phase.
@@ -133,9 +132,8 @@ class Sampler(Solver):
             raise ValueError(f"`{name}.burn_in` must not be negative; got {self.burn_in}.")
         if self.standard_error is not None and self.chains * self.samples < 2:
             raise ValueError(
-                f"A standard error of {self.standard_error} was asked of `{name}` with a single sample, which "
-                "tells no error. "
-                "Raise `chains` or `samples`."
+                f"A standard error of {self.standard_error} was asked of `{name}` with a single sample, which tells no "
+                "error. Raise `chains` or `samples`."
             )
 
 
@@ -167,9 +165,8 @@ def _chains(start, template, chains, name):
         if jnp.shape(leaf) == (chains, *one.shape):
             return leaf
         raise ValueError(
-            f"`start` of shape {jnp.shape(leaf)} fits neither one state, {one.shape}, nor the {chains} "
-            f"chains of `{name}`. "
-            "Free and nudged samplers must have equal `chains`."
+            f"`start` of shape {jnp.shape(leaf)} fits neither one state, {one.shape}, nor the {chains} chains of "
+            f"`{name}`. Free and nudged samplers must have equal `chains`."
         )
 
     return jax.tree.map(spread, start, template)

@@ -53,9 +53,8 @@ class Gibbs(Sampler):
         conditionals = system.conditionals(inputs, None)
         if conditionals is None:
             raise ValueError(
-                f"`{type(system).__name__}` declares no `conditionals`, which `Gibbs` needs. Use `Langevin` or "
-                "`MALA` for "
-                "continuous states."
+                f"`{type(system).__name__}` declares no `conditionals`, which `Gibbs` needs. Use `Langevin` or `MALA` "
+                "for continuous states."
             )
 
         def update(key, temperature, state):
