@@ -47,7 +47,7 @@ def main(folder: Path) -> tuple[float, float, float]:
         xlabel="antisymmetric part of the couplings", ylabel="relative error of the gradient", title="One-way couplings"
     )
     axes.legend()
-    figure.savefig(folder / "one_way.svg")
+    figure.savefig(folder / "one_way.svg", metadata={"Date": None})
     plt.close(figure)
     return tuple(values[-1] for values in errors.values())
 

@@ -40,7 +40,7 @@ def main(folder: Path) -> float:
     axes.scatter(*np.asarray(PATTERNS).T, c=np.asarray(ANSWERS)[:, 0], cmap="gray", edgecolor="k", s=80)
     axes.set(xlabel="first input", ylabel="second input", title="XOR by coupled oscillators")
     figure.colorbar(shown, label="sine of the answering phase")
-    figure.savefig(folder / "oscillators.svg")
+    figure.savefig(folder / "oscillators.svg", metadata={"Date": None})
     plt.close(figure)
     return worst
 

@@ -64,6 +64,12 @@ def test_without_an_activation_updates_are_the_gradients(getkey):
     np.testing.assert_allclose(both.state_gradients[0][:, :2], slope, atol=1e-10)
 
 
+def test_eight_steps_of_a_weakly_nudged_transient_are_the_gradients_at_the_bar(getkey):
+    x, y = task(getkey)
+    both = compare_updates(primitive(), ep.SquaredError(), x, y[:, :2], steps=8, stencil=ep.symmetric(1e-5))
+    assert both.relative_error < 1e-7
+
+
 @pytest.mark.parametrize(
     ("activation", "nudge"),
     [

@@ -21,7 +21,7 @@ from jaxtyping import Array, Inexact, PyTree
 
 from eqprop.cost import RunningCost
 from eqprop.equilibrium import RESULT
-from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch
+from eqprop.gradient.estimate import Estimate, Estimator, batch_size
 from eqprop.gradient.stencil import RandomSign, Stencil
 from eqprop.motion import EverySample, Hamiltonian, RunEnd, Stack
 from eqprop.settle.base import Solver
@@ -73,10 +73,8 @@ class EchoPropagation(Estimator):
         """The same estimator at `factor` times the nudging strength."""
         return EchoPropagation(self.stencil.scaled(factor), self.nudge, self.normalised, self.accuracy)
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+    def estimate(self, system, cost, inputs, targets, start, key):
         del start
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
         for block in _blocks(system):
             hamiltonian_of(block, "`EchoPropagation`")
         if self.nudge is CostNudged:
@@ -95,10 +93,8 @@ class BackpropagationThroughTime(Estimator):
         """What runs the system, where only that is wanted."""
         return Run()
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+    def estimate(self, system, cost, inputs, targets, start, key):
         del start, key
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
         return _through_time(system, cost, inputs, targets)
 
 

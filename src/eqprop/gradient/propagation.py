@@ -22,7 +22,6 @@ from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
     batch_size,
-    check_batch,
     free_phase,
     gradient_error,
     map_batch,
@@ -55,9 +54,7 @@ class EquilibriumPropagation(Estimator):
     nudge: Nudge = eqx.field(static=True, default=Forced)
     nudged_solver: Solver | None = None
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
+    def estimate(self, system, cost, inputs, targets, start, key):
         run = _estimate if self.solver.host else _estimate_compiled
         if not jnp.iscomplexobj(self.stencil.nodes if isinstance(self.stencil, Stencil) else 0.0):
             return run(self, system, cost, inputs, targets, start, key)

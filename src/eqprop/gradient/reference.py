@@ -23,7 +23,6 @@ from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
     batch_size,
-    check_batch,
     free_phase,
     mean_gradient,
     value_and_outputs,
@@ -48,9 +47,7 @@ class ImplicitDifferentiation(Estimator):
     solver: Solver
     linear_solver: lx.AbstractLinearSolver = eqx.field(default_factory=lambda: lx.AutoLinearSolver(well_posed=True))
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
+    def estimate(self, system, cost, inputs, targets, start, key):
         return _implicit(self, system, cost, inputs, targets, start, key)
 
 
@@ -145,9 +142,9 @@ class UnrolledDifferentiation(Estimator):
         if self.steps < 1:
             raise ValueError(f"`UnrolledDifferentiation.steps` must be at least 1; got {self.steps}.")
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+    def estimate(self, system, cost, inputs, targets, start, key):
         through_time = BackpropagationThroughTime(self.solver, self.steps)
-        return through_time(system, cost, inputs, targets, start=start, key=key)
+        return through_time.estimate(system, cost, inputs, targets, start, key)
 
 
 class FiniteDifference(Estimator):
@@ -160,9 +157,7 @@ class FiniteDifference(Estimator):
     solver: Solver
     step: float = 1e-4
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
+    def estimate(self, system, cost, inputs, targets, start, key):
         return _finite_difference(self, system, cost, inputs, targets, start, key)
 
 
