@@ -29,6 +29,7 @@ import eqprop as ep
 from eqprop.substrates.circuit.drn import DeepResistiveNetwork
 from eqprop.train.config import load_config
 from eqprop.train.fit import start, training
+from eqprop.train.recipes.resistive import ResistiveRecipe
 
 PRESET, BATCH, SWEEPS = "drn-1h", 4, 4
 
@@ -98,6 +99,7 @@ def digits(count: int) -> tuple[np.ndarray, np.ndarray]:
 def experiment(hidden: int, data: tuple[np.ndarray, np.ndarray], *overrides: str) -> ep.Experiment:
     """The preset's experiment, on other data."""
     config = load_config(PRESET, overrides)
+    assert isinstance(config.recipe, ResistiveRecipe)
     system = DeepResistiveNetwork([784, hidden, 10], key=jax.random.key(0), input_gain=config.recipe.input_gain)
     optimiser = config.optimiser.build(system, len(data[0]) // BATCH, config.epochs)
     inputs, targets = (jnp.asarray(part) for part in data)
@@ -111,6 +113,8 @@ def difference(hidden: int) -> float:
         exact = ("recipe.estimator.nudge=cost", "recipe.estimator.solver.rtol=1e-12")
         ours = experiment(hidden, data, *exact)
         changed = ep.fit(ours, epochs=1, batch_size=BATCH, key=jax.random.key(1)).system
+        assert isinstance(ours.system, DeepResistiveNetwork)
+        assert isinstance(changed, DeepResistiveNetwork)
         eager = Eager(ours.system, 1.0, load_config(PRESET).optimiser.learning_rate, sweeps=12)
         eager.step(data[0], torch.tensor(data[1]))
         before = ours.system.conductances
@@ -135,6 +139,7 @@ def main() -> None:
     ours = experiment(arguments.hidden, data)
     epochs = training(ours, start(ours, jax.random.key(1)), epochs=arguments.repeats + 2, batch_size=BATCH)
     lasting = (moment.metrics for moment in epochs if moment.metrics is not None)
+    assert isinstance(ours.system, DeepResistiveNetwork)
     eager = Eager(ours.system, 1.0, load_config(PRESET).optimiser.learning_rate)
     inputs, targets = data[0][:BATCH], torch.tensor(data[1][:BATCH])
     for _ in range(2):

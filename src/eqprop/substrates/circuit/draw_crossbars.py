@@ -139,7 +139,7 @@ def _lines(network, wires, ends, outputs) -> Iterator:
             yield elm.Dot(open=True).at(wire.point(wire.begin)).label(name, loc=side)
         elif not shunts.get(n) and n not in outputs:
             yield elm.Label().at(wire.point(wire.begin)).label(name, loc=side)
-        own = shunts.get(n, ())
+        own = shunts.get(n, [])
         for k, (symbol, inward) in enumerate(own):
             along = wire.shunts + SHUNT * k + 0.1
             near, far = wire.point(along), wire.aside(along, 0.62)

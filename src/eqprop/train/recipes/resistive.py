@@ -50,6 +50,7 @@ class ResistiveRecipe(Recipe):
         from eqprop.train.report.circuits import layered_sections  # late: reports draw
 
         experiment = run.experiment()
+        assert experiment.test is not None
         inputs, targets = (part[:REPORTED] for part in experiment.test)
         solver = self.estimator.solver.build()
         return layered_sections(experiment.system, solver, inputs, targets, self.estimator.beta)

@@ -68,7 +68,7 @@ def network_sections(
     by_group = [{name: v[index] for name, index in groups.items()} for v in voltages]
     books = jax.vmap(lambda s, x: balance(network, s, x))(free, inputs)
     names = tuple(network.topology.name(k) for k in range(len(network.topology.units)))
-    found = _Phases(*by_group, beta, books, names)
+    found = _Phases(by_group[0], by_group[1], by_group[2], beta, books, names)
     labels = {name: [network.topology.names[n] for n in index] for name, index in groups.items()}
     return [_circuit(network), _voltages(found, labels), _power(found)]
 
@@ -95,7 +95,7 @@ def layered_sections(
     books = jax.vmap(network.books)(free, inputs)
     labels = {layer: [f"{layer} {k}" for k in range(len(v))] for layer, v in by_layer[0].items()}
     names = tuple(name for layer in layers for name in labels[layer])
-    found = _Phases(*by_layer, beta, books, names)
+    found = _Phases(by_layer[0], by_layer[1], by_layer[2], beta, books, names)
     note = (
         "Conductances are counted in siemens and inputs in volts, as in the literature; with all conductances a "
         "millionth as large the voltages are the same and the power a millionth."
@@ -125,8 +125,8 @@ def _circuit(network):
     counts: dict[str, int] = {}
     for _, e in network.items():
         if isinstance(e, BranchGroup):
-            resistive = not isinstance(e, Branches) or isinstance(e.device, Resistor)
-            kind = "resistors" if resistive else _words(type(e.device).__name__)
+            device = isinstance(e, Branches) and not isinstance(e.device, Resistor)
+            kind = _words(type(e.device).__name__) if device else "resistors"
             counts[kind] = counts.get(kind, 0) + len(e)
         elif isinstance(e, InputSources | VoltageSources):
             counts["voltage sources"] = counts.get("voltage sources", 0) + len(e.plus)
