@@ -25,7 +25,7 @@ def check(
 
     Of a system in motion (a path of a Lagrangian, a Hamiltonian): conserved energy, reversibility, order of the
     integrator, and the gradient. Spins, and systems with a sampler in their estimator, are checked as distributions:
-    are the samples those of the energy, is the gradient the true one within its noise. Exit code 1 if something is wrong.
+    are the samples those of the energy, is the gradient the true one within its noise. Exit code 1 if it is not right.
     """
     from eqprop.cli.jax_settings import set_precision, set_up_jax
 
