@@ -53,6 +53,8 @@ class EchoPropagation(Estimator):
     nudge: Nudge = eqx.field(static=True, default=Forced)
     normalised: bool = False
     accuracy: float = 0.3
+    solver: Solver = eqx.field(init=False, default_factory=Run)
+    """What runs the free phase, where only that is wanted."""
 
     def __check_init__(self):
         if self.nudge not in (Forced, CostNudged):
@@ -63,11 +65,6 @@ class EchoPropagation(Estimator):
             raise ValueError(
                 "`normalised` scales the constant force of `Forced`; a cost's own nudge has no such scale."
             )
-
-    @property
-    def solver(self) -> Solver:
-        """What runs the free phase, where only that is wanted."""
-        return Run()
 
     def scaled(self, factor: float) -> "EchoPropagation":
         """The same estimator at `factor` times the nudging strength."""
@@ -88,10 +85,8 @@ class EchoPropagation(Estimator):
 class BackpropagationThroughTime(Estimator):
     """The exact gradient of a run, by reverse-mode differentiation of the leapfrog. Memory grows with the run."""
 
-    @property
-    def solver(self) -> Solver:
-        """What runs the system, where only that is wanted."""
-        return Run()
+    solver: Solver = eqx.field(init=False, default_factory=Run)
+    """What runs the system, where only that is wanted."""
 
     def estimate(self, system, cost, inputs, targets, start, key):
         del start, key

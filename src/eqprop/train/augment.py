@@ -25,6 +25,9 @@ class Augmented(Estimator):
     shift: int
     mirror: bool
 
+    def __init__(self, propagate: Estimator, shift: int, mirror: bool):
+        self.propagate, self.shift, self.mirror = propagate, shift, mirror
+
     @property
     def solver(self) -> Solver:
         """What settles free phases."""

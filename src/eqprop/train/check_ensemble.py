@@ -124,7 +124,8 @@ def check_ensemble(
 
     states, units = _state_scores(system, inputs, free, truth.free)
     gradients, noise, off = _gradient_scores(estimate, expected)
-    dof = _least([phase.groups for phase in (free, truth.free) if phase.weights is None]) - 1
+    sampled = [p for p in (free, truth.free) if isinstance(p, Ensemble) and p.weights is None]
+    dof = _least([phase.groups for phase in sampled]) - 1
     limit = _limit(dof, states.size + gradients.size)
     state_score, gradient_score = _largest(states), _largest(gradients)
     excess = max(off**2 - noise**2, 0.0) ** 0.5
@@ -279,11 +280,11 @@ def _moments_compiled(system, inputs, ensembles):
 def _gradient_scores(estimate: Estimate, expected: Estimate):
     """Scores of the entries of the gradient; its standard error and its error, over its size."""
     ours, theirs = (np.asarray(jax.flatten_util.ravel_pytree(e.gradient)[0]) for e in (estimate, expected))
-    errors = [
+    first, second = (
         0.0 if e.standard_error is None else np.asarray(jax.flatten_util.ravel_pytree(e.standard_error)[0])
         for e in (estimate, expected)
-    ]
-    error = np.hypot(*errors) * np.ones_like(ours)
+    )
+    error = np.hypot(first, second) * np.ones_like(ours)
     # An entry whose samples happen to show no spread is judged by that of the others.
     error = np.where(error > 0, error, np.sqrt(np.mean(error**2)))
     size = max(float(np.linalg.norm(theirs)), np.finfo(ours.dtype).tiny)

@@ -125,8 +125,9 @@ def _circuit(network):
     counts: dict[str, int] = {}
     for _, e in network.items():
         if isinstance(e, BranchGroup):
-            device = isinstance(e, Branches) and not isinstance(e.device, Resistor)
-            kind = _words(type(e.device).__name__) if device else "resistors"
+            kind = "resistors"
+            if isinstance(e, Branches) and not isinstance(e.device, Resistor):
+                kind = _words(type(e.device).__name__)
             counts[kind] = counts.get(kind, 0) + len(e)
         elif isinstance(e, InputSources | VoltageSources):
             counts["voltage sources"] = counts.get("voltage sources", 0) + len(e.plus)
