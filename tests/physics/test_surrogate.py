@@ -38,7 +38,7 @@ def action():
         Pendulums(jnp.asarray([1.0, 1.6]), jnp.asarray(0.5)),
         FixedEnds([0.5, -0.3], [-0.4, 0.6]),
         steps=40,
-        duration=3.0,
+        duration=2.0,
     )
     time = np.linspace(0, 1, 41)[None, :, None]
     targets = 0.2 * np.random.default_rng(0).normal(size=(1, len(system.times), 2))
