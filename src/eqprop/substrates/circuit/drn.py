@@ -103,7 +103,7 @@ class DeepResistiveNetwork(System):
         made.outputs(nodes)
         return made
 
-    def books(self, state: tuple[Float[Array, " node"], ...], inputs: Float[Array, "..."]) -> Balance:
+    def books(self, state: tuple[Float[Array, "..."], ...], inputs: Float[Array, "..."]) -> Balance:
         """Kirchhoff's residual and Tellegen's power balance at a state, from the currents of the crossbars.
 
         Use float64: the power is a difference of products with the squared input voltages.
