@@ -137,10 +137,7 @@ def check_ensemble(
         wrong = _wrong_distribution(system, solver, inputs, keys, truth.free, limit, told, step_bias)
         (warnings if step_bias is not None and step_bias <= TOLERANCE else problems).append(wrong)
     if dead == estimate.settled.size:
-        problems.append(
-            "The nudge moved no sample of any example, so there is no contrast to learn from: beta does not reach past "
-            "the gap at this temperature. Raise beta (it is a margin here) or `temperature`, or anneal with `hottest`."
-        )
+        problems.append(_no_contrast(expected, jax.tree.leaves(free.state)[0].shape[1]))
     elif gradient_score > limit and excess > TOLERANCE:
         problems.append(
             f"The gradient is wrong: entries are off by up to {gradient_score:.1f} standard errors, {excess:.0%} of "
@@ -329,6 +326,19 @@ def _wrong_distribution(system, solver, inputs, keys, reference, limit, told, st
             "barriers are too high to cross at this temperature."
         )
     return f"{said} Nor are they with a burn-in of {patient.burn_in}: lower `step_size`."
+
+
+def _no_contrast(expected: Estimate, samples: int) -> str:
+    told = "The nudge moved no sample of any example, so there is no contrast to learn from"
+    if isinstance(expected.nudged, Ensemble):
+        means = jax.vmap(jax.vmap(lambda phase: phase.expect(lambda s: jax.flatten_util.ravel_pytree(s)[0])))
+        legs = np.asarray(means(expected.nudged))
+        if samples * np.max(np.ptp(legs, axis=0)) > 20:
+            return f"{told}, although it should have moved many: `conditionals` does not use its `nudge`."
+    return (
+        f"{told}: beta does not reach past the gap at this temperature. Raise beta (it is a margin here) or "
+        "`temperature`, or anneal with `hottest`."
+    )
 
 
 def _judge_bias(certificate, problems, warnings):

@@ -99,5 +99,5 @@ def test_what_langevin_cannot_do_it_says(getkey):
 
 def test_mala_without_blackjax_names_the_extra(getkey, monkeypatch):
     monkeypatch.setitem(sys.modules, "blackjax.mcmc", None)
-    with pytest.raises(ImportError, match=r"`MALA` needs blackjax: pip install 'eqprop\[sampling\]', or use"):
+    with pytest.raises(ImportError, match=r"`MALA` needs blackjax: pip install 'eqprop\[sampling\]'"):
         ep.settle(SPRINGS, FIELD, ep.MALA(1.0), key=getkey())
