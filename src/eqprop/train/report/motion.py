@@ -93,7 +93,8 @@ def motion(study: Study) -> Section:
         "nudge moves most. Drawn through: the free run, forward. Dashed: its echo under a nudge of β = "
         f"{float(beta):.3g}{' and a force of unit norm' if unit else ''}, with its distance from the free run drawn "
         f"{magnify:g} times as large. Both share their end; what the nudge has changed grows towards the start, and is "
-        f"what is learned from. Without a nudge the echo misses its start by {float(missed):.1e}; echoes are honest for {length} of {samples} samples."
+        f"what is learned from. Without a nudge the echo misses its start by {float(missed):.1e}; echoes are honest "
+        f"for {length} of {samples} samples."
     )
     picture = _picture(free[:, shown], nudged[:, shown], system.step, shown, magnify)
     return Section("The motion, free and nudged", text, (Picture(picture, "The dots run with time."),))
