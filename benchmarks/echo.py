@@ -3,8 +3,8 @@
     python benchmarks/echo.py [--plot echo.svg]
 
 Prints JSON. Times are processor seconds, medians of repeats taken in turns (for one thread: `taskset -c 0`); memory is
-the compiled program's own temporary memory, inputs and outputs excluded. Sizes are those of tasks that come with the
-package: UCR series, the middle, and MNIST row by row.
+the compiled program's own temporary memory, inputs and outputs excluded. The smallest and the largest size are those of
+the presets for UCR series and for MNIST row by row.
 """
 
 import argparse

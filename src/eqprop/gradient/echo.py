@@ -187,6 +187,8 @@ def _echo(propagate, system, cost, inputs, targets, key):
     def again(loop):
         good = loop[0]
         gradients, backs, fine = back(good)
+        # Where no example is left, none can stand in for another.
+        gradients = jax.tree.map(lambda leaf: jnp.where(jnp.any(good), leaf, 0), gradients)
         return fine, gradients, backs, jnp.all(fine == good)
 
     # A second pass only if examples were refused: it leaves them out. Examples do not touch each other.
@@ -219,7 +221,8 @@ def _echo_block(propagate, stencil, passed, cotangent, good, scale, cost, target
     nodes, table = (leaf.astype(dtype) for leaf in (stencil.nodes, stencil.weights))
     # The free leg of a one-sided stencil has been run: forward, and its sums with it.
     nodes, replayed = (nodes[1:], table[1:]) if stencil.starts_free else (nodes, table)
-    begin, end = _only(good, passed.begin), _only(good, passed.end)
+    rows = _stand_ins(good)
+    begin, end, inputs = (jax.tree.map(lambda leaf: leaf[rows], t) for t in (passed.begin, passed.end, passed.inputs))
 
     def read(parameters, features):
         return jax.vmap(eqx.combine(parameters, rest).readout)(features)
@@ -237,7 +240,7 @@ def _echo_block(propagate, stencil, passed, cotangent, good, scale, cost, target
         nudge = _forced_nudge(nodes, force, passed.samples, block.window)
 
     weights = replayed[:, None] * example_weight[None]
-    back = replay(block, passed.drive, passed.samples, end, nudge, weights, learn_drive=learn_drive, kept=good)
+    back = replay(block, passed.drive, passed.samples, end, nudge, weights, learn_drive=learn_drive, rows=rows)
     gathered, position, momentum = back.gathered, back.position, back.momentum
     if stencil.starts_free:
         free = _free_sums(passed, good)
@@ -256,7 +259,7 @@ def _echo_block(propagate, stencil, passed, cotangent, good, scale, cost, target
         return (entered, jax.vmap(model.drive)(inputs)) if learn_drive else (entered, None)
 
     cotangents = (start_gradient, gathered.drive_gradient if learn_drive else None)
-    floating, other = eqx.partition(passed.inputs, eqx.is_inexact_array)
+    floating, other = eqx.partition(inputs, eqx.is_inexact_array)
     pulled = jax.vjp(lambda p, x: enter(p, eqx.combine(x, other)), parameters, floating)[1](cotangents)
     gradient = jax.tree.map(lambda *parts: sum(parts), gathered.gradient, above, pulled[0])
     lower = None
@@ -276,9 +279,10 @@ def _free_sums(passed, good):
     """What the forward run gathered; gathered anew where examples are left out, which is rare."""
 
     def anew():
-        begin, ones = _only(good, passed.begin), good.astype(passed.end.position.dtype)
+        rows, weights = _stand_ins(good), good.astype(passed.end.position.dtype)
+        begin = jax.tree.map(lambda leaf: leaf[rows], passed.begin)
         return run_and_gather(
-            passed.block, passed.drive, passed.samples, begin, ones, learn_drive=passed.learn_drive, kept=good
+            passed.block, passed.drive, passed.samples, begin, weights, learn_drive=passed.learn_drive, rows=rows
         )[1]
 
     return jax.lax.cond(jnp.all(good), lambda: passed.gathered, anew)
@@ -341,13 +345,14 @@ def _rms(values):
     return jnp.sqrt(jnp.mean(values**2, axis=-1))
 
 
-def _only(good, tree):
-    def keep(leaf):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-        return jnp.where(_column(good, leaf), leaf, 0)
+def _stand_ins(good):
+    """Each example's own number; for one that is left out, that of the first that is not."""
+    return jnp.where(good, jnp.arange(good.shape[0]), jnp.argmax(good))
 
-    return jax.tree.map(keep, tree)
+
+def _only(good, tree):
+    """What examples that are left out send back is zero."""
+    return jax.tree.map(lambda leaf: jnp.where(_column(good, leaf), leaf, 0), tree)
 
 
 def _encodes(block, inputs):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
+from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from eqprop.motion import EverySample, Hamiltonian, RunEnd
 from eqprop.system import System
@@ -60,7 +60,7 @@ def run_and_gather(
     weights: Float[Array, " batch"],
     *,
     learn_drive: bool = False,
-    kept: Bool[Array, " batch"] | None = None,
+    rows: Int[Array, " batch"] | None = None,
 ) -> tuple[RunEnd, Gathered]:
     """Run a batch forward, and gather what an unnudged replay of it would.
 
@@ -71,9 +71,10 @@ def run_and_gather(
         begin: As in `run`.
         weights: Of each example in the sums.
         learn_drive: Whether to gather the gradient in the drive.
-        kept: Examples not kept are held at rest, so that what has become infinite spoils no sum; all are by default.
+        rows: The example whose drive each one runs under, its own by default. An example that is left out runs as
+            another, because zero times what has become infinite is no zero.
     """
-    return _forward(system, drive, samples, begin, _Gather(system, weights, learn_drive), kept)
+    return _forward(system, drive, samples, begin, _Gather(system, weights, learn_drive), rows)
 
 
 def replay(
@@ -86,7 +87,7 @@ def replay(
     *,
     learn: bool = True,
     learn_drive: bool = False,
-    kept: Bool[Array, " batch"] | None = None,
+    rows: Int[Array, " batch"] | None = None,
 ) -> Replay:
     """Run all legs back from the end of a run.
 
@@ -99,12 +100,11 @@ def replay(
         weights: Of each leg and example in the sums.
         learn: Whether to gather anything.
         learn_drive: Whether to gather the gradient in the drive.
-        kept: As in `run_and_gather`.
+        rows: As in `run_and_gather`.
     """
     legs = weights.shape[0]
     # Legs and examples share one axis: each product of a step is then one matrix product.
     weights = weights.ravel()
-    kept = None if kept is None else jnp.tile(kept, legs)
     gather = _Gather(system, weights, learn_drive) if learn else None
     force = _force(system, legs)
     velocity = jax.vmap(jax.grad(system.kinetic))
@@ -126,7 +126,7 @@ def replay(
 
     def sample(carry, _):
         position, momentum, gathered, index = carry
-        here = _at(drive, index)
+        here = _at(drive, index, rows)
         # The reading belongs to the last kick of a sample, which comes first on the way back.
         inside = (position, momentum, gathered, _nothing(here) if learn and learn_drive else None)
         inside = point(inside, system.substeps - 1, here, index, True)
@@ -136,7 +136,7 @@ def replay(
                 inside, jnp.arange(system.substeps - 1, dtype=jnp.int32), reverse=True,
             )[0]  # fmt: skip
         position, momentum, gathered, gathered_drive = inside
-        return (_hold(kept, position), _hold(kept, momentum), gathered, index - 1), gathered_drive
+        return (position, momentum, gathered, index - 1), gathered_drive
 
     position, momentum = (jnp.tile(leaf, (legs, 1)) for leaf in (end.position, -end.momentum))
     empty = None if gather is None else gather.empty
@@ -146,7 +146,7 @@ def replay(
     return Replay(Gathered(gathered, _example_first(drives)), *back)
 
 
-def _forward(system, drive, samples, begin, gather, kept):
+def _forward(system, drive, samples, begin, gather, rows):
     """The run, and what `gather` made of it."""
     position, momentum = begin
     keeps = isinstance(system.window, EverySample)
@@ -169,8 +169,8 @@ def _forward(system, drive, samples, begin, gather, kept):
 
     # Samples are counted in the carry: an array of their numbers would grow with the run.
     def sample(carry, _):
-        position, momentum, gathered, rows, index = carry
-        here = _at(drive, index)
+        position, momentum, gathered, features, index = carry
+        here = _at(drive, index, rows)
         inside = (position, momentum, gathered, _nothing(here) if learn_drive else None)
         if system.substeps == 1:
             inside = point(inside, 0, here, index)
@@ -184,14 +184,12 @@ def _forward(system, drive, samples, begin, gather, kept):
         if not keeps:
             # The window's rows come before the batch; features are turned at the end.
             weights = system.window.weights(index, samples).astype(reading.dtype)
-            rows, reading = rows + weights[:, None, None] * reading[None], None
-        held = (_hold(kept, position), _hold(kept, momentum))
-        return (*held, gathered, rows, index + 1), (reading, gathered_drive)
+            features, reading = features + weights[:, None, None] * reading[None], None
+        return (position, momentum, gathered, features, index + 1), (reading, gathered_drive)
 
-    held = (_hold(kept, position), _hold(kept, momentum))
-    carry = (*held, None if gather is None else gather.empty, empty, jnp.zeros((), jnp.int32))
-    (position, momentum, gathered, rows, _), (readings, drives) = jax.lax.scan(sample, carry, length=samples)
-    features = jnp.moveaxis(readings if keeps else rows, 0, 1)
+    carry = (position, momentum, None if gather is None else gather.empty, empty, jnp.zeros((), jnp.int32))
+    (position, momentum, gathered, features, _), (readings, drives) = jax.lax.scan(sample, carry, length=samples)
+    features = jnp.moveaxis(readings if keeps else features, 0, 1)
     return RunEnd(position, momentum, features), Gathered(gathered, _example_first(drives))
 
 
@@ -236,13 +234,11 @@ def _weights(system, sample, inner, samples, dtype):
     return jnp.where(first, 0, step), jnp.where(first | last, step / 2, step)
 
 
-def _hold(kept, leaf):
-    """Copies that are not kept are held at zero."""
-    return leaf if kept is None else jnp.where(kept[:, None], leaf, 0)
-
-
-def _at(drive, index):
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, 1, keepdims=False), drive)
+def _at(drive, index, rows):
+    """One sample of the drive."""
+    if rows is None:
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, 1, keepdims=False), drive)
+    return jax.tree.map(lambda leaf: leaf.at[rows, index].get(mode="promise_in_bounds"), drive)
 
 
 def _tiled(drive, copies):
