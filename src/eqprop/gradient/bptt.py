@@ -30,7 +30,7 @@ class BackpropagationThroughTime(Estimator):
     Args:
         solver: Its step is the network's map: `FixedPoint` for networks in discrete time.
         steps: Steps from the initial state to the state that is judged.
-        truncation: How many of the last steps are differentiated; all by default.
+        truncation: How many of the last steps are differentiated; all, and the initial state, by default.
     """
 
     solver: Solver
@@ -61,7 +61,7 @@ def _through_time(rule, system, cost, inputs, targets, start):
     last = rule.steps if rule.truncation is None else rule.truncation
     parameters, rest = eqx.partition(system, eqx.is_inexact_array)
 
-    def begin(x, state):
+    def begin(system, x, state):
         state = project(system, system.initial_state(x) if state is None else state)
         return (
             state,
@@ -77,13 +77,16 @@ def _through_time(rule, system, cost, inputs, targets, start):
 
         return jax.lax.scan(advance, loop, length=length)[0]
 
-    # Steps before the last are run once, outside the function that is differentiated: they leave no trace in memory.
-    early = jax.vmap(lambda x, s: run(system, x, begin(x, s), rule.steps - last))
-    loops = jax.vmap(begin)(inputs, start) if last == rule.steps else early(inputs, start)
-    loops = jax.tree.map(jax.lax.stop_gradient, loops)
+    early = None
+    if rule.truncation is not None:
+        # Steps before the last are run once, outside the function that is differentiated: they leave no trace in memory.
+        early = jax.vmap(lambda x, s: run(system, x, begin(system, x, s), rule.steps - last))(inputs, start)
+        early = jax.tree.map(jax.lax.stop_gradient, early)
 
     def loss(parameters):
         combined = eqx.combine(parameters, rest)
+        # Without truncation the initial state is differentiated too: in some networks it is a feed-forward pass.
+        loops = jax.vmap(lambda x, s: begin(combined, x, s))(inputs, start) if early is None else early
         states, carries, residuals = jax.vmap(lambda x, loop: run(combined, x, loop, last))(inputs, loops)
         free = jax.vmap(lambda s, c, r: _reached(rule, s, c, r))(states, carries, residuals)
         value, outputs = value_and_outputs(combined, cost, free, targets, jnp.ones(batch_size(inputs), bool))
