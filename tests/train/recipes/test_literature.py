@@ -10,7 +10,7 @@ from eqprop.train.fit import TrainingError, fit
 THROUGH_TIME = ["recipe.through_time.steps=15", "max_unsettled=1"]
 
 
-def test_error(name, overrides, epochs):
+def error_after(name, overrides, epochs):
     """Test error after training as `eqprop train` does, in float32."""
     needed = load_config(name, overrides).data
     assert needed is not None
@@ -30,12 +30,9 @@ def test_error(name, overrides, epochs):
     return fitted.metrics[-1]["test_error"]
 
 
-test_error.__test__ = False
-
-
 @pytest.mark.slow
 def test_one_hidden_layer_learns_mnist_as_well_by_both_rules():
-    ours, theirs = (test_error("mnist", ["recipe.hidden=[512]", *rule], 10) for rule in ([], THROUGH_TIME))
+    ours, theirs = (error_after("mnist", ["recipe.hidden=[512]", *rule], 10) for rule in ([], THROUGH_TIME))
     assert 0.015 <= ours <= 0.023
     assert abs(ours - theirs) <= 0.004
 
@@ -45,7 +42,7 @@ def test_one_hidden_layer_learns_mnist_as_well_by_both_rules():
 def test_deeper_networks_learn_mnist_as_well_by_both_rules(hidden):
     # The thesis trains these for 50 and 100 epochs; here a part of the data shows that the rules go the same way.
     common = [f"recipe.hidden={hidden}", "data.train_examples=20000", "optimiser.learning_rate=0.1"]
-    ours, theirs = (test_error("mnist", [*common, *rule], 3) for rule in ([], THROUGH_TIME))
+    ours, theirs = (error_after("mnist", [*common, *rule], 3) for rule in ([], THROUGH_TIME))
     assert ours <= 0.08
     assert abs(ours - theirs) <= 0.005
 
@@ -54,7 +51,7 @@ def test_deeper_networks_learn_mnist_as_well_by_both_rules(hidden):
 @pytest.mark.parametrize("name", ["mnist-conv", "fashion-mnist-conv"])
 def test_convolutional_networks_learn_as_well_by_both_rules(name):
     common = ["data.train_examples=20000"]
-    ours, theirs = (test_error(name, [*common, *rule], 1) for rule in ([], THROUGH_TIME))
+    ours, theirs = (error_after(name, [*common, *rule], 1) for rule in ([], THROUGH_TIME))
     assert ours <= (0.05 if name == "mnist-conv" else 0.25)
     assert abs(ours - theirs) <= 0.005
 
@@ -62,7 +59,7 @@ def test_convolutional_networks_learn_as_well_by_both_rules(name):
 @pytest.mark.slow
 def test_a_softmax_readout_is_no_worse_than_linear_outputs():
     common = ["data.train_examples=20000"]
-    softmax, linear = (test_error("mnist-conv", [*common, f"recipe.output={o}"], 1) for o in ("softmax", "linear"))
+    softmax, linear = (error_after("mnist-conv", [*common, f"recipe.output={o}"], 1) for o in ("softmax", "linear"))
     assert softmax <= linear
 
 
@@ -71,9 +68,9 @@ def test_a_softmax_readout_is_no_worse_than_linear_outputs():
 def test_one_sided_nudging_fails_on_cifar10_where_symmetric_nudging_learns():
     # Needs CIFAR-10 and a graphics card: the literature's 86.6 % against 12.5 % after 120 epochs; here the first 5.
     common = ["recipe.estimator.beta=0.5", "recipe.output=linear"]
-    symmetric = test_error("cifar10", common, 5)
+    symmetric = error_after("cifar10", common, 5)
     try:
-        one_sided = test_error("cifar10", [*common, "recipe.estimator.stencil=one_sided"], 5)
+        one_sided = error_after("cifar10", [*common, "recipe.estimator.stencil=one_sided"], 5)
     except TrainingError:
         return
     assert one_sided >= max(0.4, symmetric + 0.1)
