@@ -1,9 +1,10 @@
 """Gradient error against settling cost, for every solver of a deterministic system.
 
 Run `python benchmarks/settling_cost.py`: prints a table, and writes `results/settling_cost/settling_cost.json` and
-`settling_cost.png`. One network of hyperbolic tangents is settled with tolerances from 0.3 to 1e-9, in float64; the
-error of the symmetric estimator at the free state so found is held against implicit differentiation at the free state
-of Newton's method. Compare the curves of one run, not times of different runs.
+`settling_cost.png`. One network of hard sigmoids is settled with tolerances from 0.1 to 1e-9, in float64; the error of
+the symmetric estimator at the free state so found is held against implicit differentiation at the free state of
+Newton's method. The adaptive flow is left out: it does not stop at walls. Compare the curves of one run, not times of
+different runs.
 """
 
 import argparse
@@ -19,12 +20,11 @@ import numpy as np
 
 import eqprop as ep
 
-BETA = 1e-3
+BETA = 1e-4
 """Small enough that the difference rule's own error (about beta squared) stays below what is plotted."""
 
 SOLVERS = {
-    "gradient flow, Euler steps of 0.3": lambda rtol: ep.GradientFlow(0.3, rtol, rtol * 1e-3, 20_000),
-    "gradient flow, adaptive (Tsit5)": lambda rtol: ep.AdaptiveGradientFlow(rtol=rtol, atol=rtol * 1e-3),
+    "gradient flow, Euler steps of 0.3": lambda rtol: ep.GradientFlow(0.3, rtol, rtol * 1e-3, 5_000),
     "fixed point (synchronous)": lambda rtol: ep.FixedPoint(rtol, rtol * 1e-3, 5_000),
     "block descent, plain": lambda rtol: ep.BlockDescent(rtol, rtol * 1e-3, 5_000, relaxation=1.0),
     "block descent, over-relaxed": lambda rtol: ep.BlockDescent(rtol, rtol * 1e-3, 5_000),
@@ -33,9 +33,9 @@ SOLVERS = {
 
 
 def task(batch, key):
-    """A network of two hidden layers with strong coupling, and random inputs."""
+    """A network of two hidden layers and random inputs."""
     keys = jax.random.split(key, 3)
-    network = ep.LayeredHopfield([64, 48, 32, 10], key=keys[0], activation=ep.Tanh(), gain=1.3)
+    network = ep.LayeredHopfield([64, 48, 32, 10], key=keys[0], gain=0.9)
     inputs = jax.random.uniform(keys[1], (batch, 64))
     targets = jnp.eye(10)[jax.random.randint(keys[2], (batch,), 0, 10)]
     return network, ep.SquaredError(), inputs, targets
@@ -53,14 +53,19 @@ def measure(batch, tolerances, repeats):
     curves = {}
     for name, make in SOLVERS.items():
         points = []
-        for rtol in tolerances:
+
+        # The tolerance is an array: one compilation for all of them.
+        @jax.jit
+        def step(inputs, targets, rtol, make=make):
             propagate = ep.EquilibriumPropagation(ep.symmetric(BETA), make(rtol))
-            step = jax.jit(lambda x, y, rule=propagate: rule(problem[0], problem[1], x, y))
-            found = jax.block_until_ready(step(*problem[2:]))
+            return propagate(*problem[:2], inputs, targets)
+
+        for rtol in tolerances:
+            found = jax.block_until_ready(step(*problem[2:], rtol))
             best = float("inf")
             for _ in range(repeats):
                 began = time.perf_counter()
-                jax.block_until_ready(step(*problem[2:]))
+                jax.block_until_ready(step(*problem[2:], rtol))
                 best = min(best, time.perf_counter() - began)
             error = flat(found.gradient) - truth
             points.append(
@@ -105,7 +110,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    result = measure(options.batch, [10.0**-k for k in (0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9)], options.repeats)
+    result = measure(options.batch, [10.0**-k for k in range(1, 10)], options.repeats)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "settling_cost.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     plot(result, options.out / "settling_cost.png")
