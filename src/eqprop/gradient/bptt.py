@@ -79,7 +79,7 @@ def _through_time(rule, system, cost, inputs, targets, start):
 
     early = None
     if rule.truncation is not None:
-        # Steps before the last are run once, outside the function that is differentiated: they leave no trace in memory.
+        # Steps before the last run outside the function that is differentiated: they leave no trace in memory.
         early = jax.vmap(lambda x, s: run(system, x, begin(system, x, s), rule.steps - last))(inputs, start)
         early = jax.tree.map(jax.lax.stop_gradient, early)
 
