@@ -53,8 +53,8 @@ bench: setup
 	@set -e; for file in benchmarks/*.py; do case "$$file" in */_*) continue;; esac; echo "== $$file"; $(BIN)/python "$$file"; done
 
 docs: setup
-	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
+	@$(BIN)/python -c 'import latex2mathml, material, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(BIN)/python -c 'import latex2mathml, material, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --group docs
 	@$(BIN)/mkdocs build --strict
 
 clean:

@@ -35,9 +35,9 @@ def main(folder: Path) -> float:
         axes[0, column].imshow(np.asarray(images[example]).reshape(8, 8), cmap="gray_r")
         axes[0, column].set(xticks=[], yticks=[], title=f"a {labels[example]}")
         axes[1, column].bar(range(10), chances[example])
-        axes[1, column].set(ylim=(0, 1), xticks=range(0, 10, 3))
+        axes[1, column].set(ylim=(0, 1), xticks=range(0, 10, 3), xlabel="answer")
     axes[1, 1].set_ylabel("probability")
-    figure.savefig(folder / "boltzmann.svg")
+    figure.savefig(folder / "boltzmann.svg", metadata={"Date": None})
     plt.close(figure)
     return float(np.mean(chances.argmax(1) == labels))
 

@@ -77,7 +77,7 @@ def main(folder: Path) -> tuple[float, float]:
     for axis, label in zip(axes[:, 0], ("image", "untrained", "trained"), strict=True):
         axis.set_ylabel(label)
     figure.suptitle(f"64 pixels from {SEEN}: error {before:.2f} before, {after:.2f} after")
-    figure.savefig(folder / "few_shot.svg")
+    figure.savefig(folder / "few_shot.svg", metadata={"Date": None})
     plt.close(figure)
     return before, after
 

@@ -72,7 +72,7 @@ def main(folder: Path) -> float:
         xlabel="nudging strength", ylabel="wrong answers without contrast", title="The dead zone", ylim=(-0.05, 1.05)
     )
     right.legend()
-    figure.savefig(folder / "ising.svg")
+    figure.savefig(folder / "ising.svg", metadata={"Date": None})
     plt.close(figure)
     return float(jnp.min(means * ANSWERS[:, 0]))
 

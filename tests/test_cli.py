@@ -8,6 +8,7 @@ import pytest
 
 import eqprop
 from eqprop.cli import main
+from eqprop.cli.command import command
 from eqprop.train.run import continue_run, new_run
 
 SYSTEM = """
@@ -211,3 +212,16 @@ def test_predict_reads_files_and_prints_labels_and_scores(kind, tmp_path, capsys
     assert lines[0].startswith("label,score_0,")
     assert [int(line.split(",")[0]) for line in lines[1:]] == list(np.argmax(scores, 1))
     np.testing.assert_allclose([float(v) for v in lines[1].split(",")[1:]], scores[0], rtol=1e-5, atol=1e-6)
+
+
+def test_line_to_type_next_is_one_that_the_shell_finds(tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "eqprop"
+    program.parent.mkdir()
+    program.write_text("")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(program), "train", "digits"])
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert command("report", "runs/a b") == "bin/eqprop report 'runs/a b'"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert command("report", "runs/a") == "eqprop report runs/a"

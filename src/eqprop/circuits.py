@@ -32,6 +32,7 @@ from eqprop.substrates.circuit.errors import (
     WeakNudge,
 )
 from eqprop.substrates.circuit.imperfections import Chip, from_aihwkit_range
+from eqprop.substrates.circuit.mismatch import Mismatch
 from eqprop.substrates.circuit.netlist import Circuit
 from eqprop.substrates.circuit.network import Network
 from eqprop.substrates.circuit.nudging import (
@@ -42,7 +43,7 @@ from eqprop.substrates.circuit.nudging import (
     suggest_beta,
 )
 from eqprop.substrates.circuit.power import Balance, balance, branch_currents
-from eqprop.substrates.circuit.projection import project
+from eqprop.substrates.circuit.projection import at_bounds, project
 from eqprop.substrates.circuit.quantity import Fixed, Log, Plain, Quantity, Softplus
 from eqprop.substrates.circuit.transient import Transient, energy_of_inference, time_constants, transient
 from eqprop.substrates.circuit.units import engineering, number

@@ -96,6 +96,14 @@ class System(eqx.Module):
         del block, state, inputs, force
         return None
 
+    def block_curvature(self) -> PyTree | None:
+        """Diagonal of the second derivative inside blocks that `minimise_block` minimises, a tree like the state.
+
+        For blocks that are quadratic, up to bounds. None (the default) stands for ones, the curvature of units with an
+        activation; it decides how fast a nudged phase converges, not where to.
+        """
+        return None
+
     def conditionals(
         self, inputs: PyTree, nudge: Callable[[PyTree], Inexact[Array, ""]] | None
     ) -> "Conditionals | None":
@@ -247,6 +255,9 @@ class Nudged(System):
     def blocks(self):
         return self.system.blocks()
 
+    def block_curvature(self):
+        return self.system.block_curvature()
+
     @property
     def discrete(self) -> bool:
         """As the system."""
@@ -329,14 +340,18 @@ class CostNudged(Nudged):
         return self.beta * self.cost(self.system.output(state), self.targets)
 
     def minimise_block(self, block, state, inputs, force):
-        # The cost is linearised at the current state, and the step divided by 1 + its curvature: the same
-        # rest point, and one exact step for a squared error on output units of unit curvature.
+        # The cost is linearised at the current state, and the step shortened by the share of its curvature in the
+        # whole: the same rest point, and one exact step for a squared error on quadratic blocks.
         ones = jax.tree.map(jnp.ones_like, state)
         pull, stiffening = jax.jvp(self.force, (state,), (ones,))
         target = self.system.minimise_block(block, state, inputs, _add(force, pull))
         if target is None:
             return None
-        step = jax.tree.map(lambda new, old, minus_c: old + (new - old) / (1 - minus_c), target, state, stiffening)
+        own = self.system.block_curvature()
+        own = ones if own is None else own
+        step = jax.tree.map(
+            lambda new, old, k, minus_c: old + (new - old) * (k / (k - minus_c)), target, state, own, stiffening
+        )
         return project(self, step)
 
 

@@ -171,6 +171,36 @@ def test_a_state_that_diverges_does_not_poison_the_gradient():
     assert jnp.isfinite(flat(estimate.gradient)).all()
 
 
+def test_an_energy_that_is_infinite_at_zero_is_not_evaluated_there():
+    class Barrier(ep.System):
+        stiffness: jax.Array
+
+        def energy(self, state, inputs):
+            return jnp.sum(self.stiffness * (state - jnp.log(state))) - jnp.sum(inputs * jnp.log(state))
+
+        def initial_state(self, inputs):
+            return jnp.ones_like(inputs)
+
+    system, inputs, targets = Barrier(jnp.ones(3)), jnp.full((3, 3), 0.5), jnp.full((3, 3), 1.2)
+    propagate = ep.EquilibriumPropagation(ep.symmetric(0.01), ep.Newton(rtol=1e-12, atol=1e-12, max_steps=9))
+    estimate = propagate(system, COST, inputs.at[1].set(-1.0 + 1e-12), targets)
+    assert estimate.settled.tolist() == [True, False, True]
+    others = propagate(system, COST, inputs[::2], targets[::2])
+    assert relative(estimate.gradient, others.gradient) < 1e-12
+
+
+@pytest.mark.parametrize("accuracy", [1e-4, 1e-6])
+@pytest.mark.parametrize("beta", [1e-3, 1e-4, 1e-6])
+def test_a_one_sided_nudge_weaker_than_what_the_free_phase_left_undone_is_lost(accuracy, beta):
+    system, (inputs, targets) = quartic(14, 1), quartic_batch(14, seed=11)
+    propagate = ep.EquilibriumPropagation(ep.one_sided(beta), ep.GradientFlow(0.1, rtol=accuracy, atol=1e-9))
+    estimate = propagate(system, COST, inputs, targets)
+    if beta > accuracy:
+        assert relative(estimate.gradient, optimistix_gradient(system, inputs, targets)) < 0.2
+    else:
+        assert jax.vmap(lambda r: r == ep.RESULT.nudge_lost)(estimate.result).all()
+
+
 def test_a_nudge_that_moves_nothing_is_told_apart_from_a_zero_force():
     system, (inputs, targets) = quartic(), quartic_batch()
     tiny = ep.EquilibriumPropagation(ep.symmetric(1e-19), NEWTON)(system, COST, inputs, targets)

@@ -58,3 +58,22 @@ def test_weights_of_all_tables_sum_to_zero_and_to_one_with_the_nodes():
         stencil = rule(0.3)
         assert abs(jnp.sum(stencil.weights)) < 1e-12
         assert abs(jnp.sum(stencil.weights * stencil.nodes) - 1) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("rule", "order", "size"), [(ep.symmetric, 2, 1e-3), (lambda beta: ep.holomorphic(beta, points=8), 8, 1e-10)]
+)
+def test_fourteen_coupled_states_at_the_bars_of_slope_and_size(rule, order, size):
+    system, (inputs, targets), cost = quartic(14), quartic_batch(14), ep.SquaredError()
+    truth = ep.ImplicitDifferentiation(NEWTON)(system, cost, inputs, targets)
+
+    def error(beta):
+        estimate = ep.EquilibriumPropagation(rule(beta), NEWTON, ep.CostNudged)(system, cost, inputs, targets)
+        assert estimate.settled.all()
+        return relative(estimate.gradient, truth.gradient)
+
+    # Eighth order falls below rounding at smaller nudges.
+    betas = [0.1, 0.2] if order == 2 else [0.2, 0.4]
+    errors = [error(b) for b in betas]
+    assert abs(np.log2(errors[1] / errors[0]) - order) < (0.1 if order == 2 else 0.2)
+    assert error(0.05) < size

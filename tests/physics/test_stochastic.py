@@ -84,6 +84,12 @@ def test_a_force_at_the_mean_output_gives_the_gradient_of_the_cost_of_the_mean(i
     assert float(covariance.value) == pytest.approx(float(estimate.value), rel=1e-13)
 
 
+def test_the_covariance_of_all_configurations_is_the_gradient(ising):
+    truth = eqx.filter_grad(expected_cost)(*ising, 0.7)
+    model, inputs, targets = ising
+    assert relative(ep.BoltzmannCovariance(ep.Enumeration(0.7))(model, COST, inputs, targets).gradient, truth) < 1e-13
+
+
 def free_energies(model, inputs, targets, beta):
     def one(x, y):
         system = CostNudged(model, COST, y, None, jnp.asarray(beta))
@@ -164,6 +170,28 @@ def test_sampled_gradients_lie_within_their_standard_errors_in_95_of_100_seeds(r
     # The stated errors are those seen from seed to seed.
     seen, told = gradients.std(0), np.sqrt((errors**2).mean(0))
     np.testing.assert_allclose(told, seen, rtol=0.35)
+
+
+def test_means_of_adjusted_dynamics_lie_within_their_standard_errors_in_95_of_100_seeds():
+    pytest.importorskip("blackjax")
+    solver = ep.MALA(0.5, 0.3, chains=32, burn_in=50, samples=20, thin=4)
+    start = jnp.zeros(2)
+
+    @jax.jit
+    @jax.vmap
+    def scores(key):
+        free = solver.solve(PAIR, PUSH[0], start, free=None, key=key)
+        return (free.expect(read) - exact) / free.standard_error(read)
+
+    def read(state):
+        return jnp.concatenate([state, state**2])
+
+    axis = np.linspace(-5, 5, 401)
+    grid = jnp.asarray(np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2))
+    exact = jax.nn.softmax(-jax.vmap(lambda s: PAIR.energy(s, PUSH[0]))(grid) / 0.5) @ jax.vmap(read)(grid)
+    found = np.asarray(scores(jax.random.split(jax.random.key(2), 100)))
+    assert (np.abs(found) < 2.75).sum(0).min() >= 95
+    assert 0.8 < found.std() < 1.3
 
 
 def test_common_noise_cancels(repeats):

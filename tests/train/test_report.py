@@ -29,6 +29,7 @@ TITLES = [
     "Learning curves",
     "Is the gradient the true one?",
     "How phases settle",
+    "Updates beside backpropagation through time",
     "First-layer weights",
     "Examples got wrong",
     "Confusions",

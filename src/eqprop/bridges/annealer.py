@@ -81,8 +81,8 @@ def ensemble_of(system: System, sampleset: "dimod.SampleSet") -> Ensemble:
     if len(sampleset) == 0 or set(sampleset.variables) != set(range(count)):
         raise ValueError(
             f"The sample set holds {len(sampleset)} samples of the variables "
-            f"{sorted(map(str, sampleset.variables))[:5]}...; "
-            f"this model needs samples of 0 to {count - 1}. Sample what `to_bqm` gives."
+            f"{sorted(map(str, sampleset.variables))[:5]}...; this model needs samples of 0 to {count - 1}. Sample "
+            "what `to_bqm` gives."
         )
     columns = [list(sampleset.variables).index(k) for k in range(count)]
     record = sampleset.record
@@ -131,9 +131,8 @@ def _unwrapped(system):
         system = system.system
     if not isinstance(system, Ising):
         raise ValueError(
-            f"Only Ising models have a binary quadratic model; got `{type(system).__name__}`. Write it as an "
-            "`Ising`, or use "
-            "`Gibbs`."
+            f"Only Ising models have a binary quadratic model; got `{type(system).__name__}`. Write it as an `Ising`, "
+            "or use `Gibbs`."
         )
     return system, nudges
 

@@ -34,18 +34,20 @@ class NgspiceBench:
     Args:
         network: The circuit; its parameters are the first settings.
         options: Simulator options.
+        opened: Whether to take the simulator of this process at once, or when it is first needed.
 
     Raises:
         BackendUnavailable: if ngspice is not installed, or in use by another bench of this process.
     """
 
-    def __init__(self, network: Network, *, options: Mapping[str, float] = TIGHT):
+    def __init__(self, network: Network, *, options: Mapping[str, float] = TIGHT, opened: bool = True):
         self._network = network
         self._options = options
         self._ports = _Ports(network)
         self._last: dict[str, np.ndarray] = {}
-        self._simulator = SharedNgspice(write_netlist(self._netlist(network), analyses=()))
-        self._simulator.set_sources(self._ports.values(np.zeros(network.topology.input_size), None))
+        self._simulator: SharedNgspice | None = None
+        if opened:
+            _ = self.simulator
 
     @property
     def capabilities(self) -> Capabilities:
@@ -55,6 +57,9 @@ class NgspiceBench:
     @property
     def simulator(self) -> SharedNgspice:
         """The simulator underneath, for commands of one's own."""
+        if self._simulator is None:
+            self._simulator = SharedNgspice(write_netlist(self._netlist(self._network), analyses=()))
+            self._simulator.set_sources(self._ports.values(np.zeros(self._network.topology.input_size), None))
         return self._simulator
 
     def set_parameters(self, parameters: Mapping[str, Float[np.ndarray, "..."]]) -> None:
@@ -65,10 +70,10 @@ class NgspiceBench:
         direct = all(name.rpartition(".")[2] in _CARDS for name in changed)
         if direct:
             for name, values in changed.items():
-                self._simulator.alter(_alterations(name, values, self._last.get(name)))
+                self.simulator.alter(_alterations(name, values, self._last.get(name)))
         else:
             self._network = with_settings(self._network, {**self._last, **changed})
-            self._simulator.load(write_netlist(self._netlist(self._network), analyses=()))
+            self.simulator.load(write_netlist(self._netlist(self._network), analyses=()))
         self._last |= {name: values.copy() for name, values in changed.items()}
 
     def apply(
@@ -79,13 +84,14 @@ class NgspiceBench:
         Raises:
             OperatingPointError: if there is none.
         """
-        self._simulator.set_sources(self._ports.values(inputs, nudge))
-        self._simulator.operating_point()
-        return self._simulator.voltages(self._ports.names)
+        self.simulator.set_sources(self._ports.values(inputs, nudge))
+        self.simulator.operating_point()
+        return self.simulator.voltages(self._ports.names)
 
     def close(self) -> None:
         """Give the simulator back."""
-        self._simulator.close()
+        if self._simulator is not None:
+            self._simulator.close()
 
     def __enter__(self) -> "NgspiceBench":
         return self
@@ -208,8 +214,9 @@ def with_settings(network: Network, settings: Mapping[str, Float[np.ndarray, "..
         if group not in network.elements or quantity not in network.elements[group].quantities():
             raise ValueError(f"There is no quantity `{name}` in this circuit.")
         old = network.elements[group].quantities()[quantity]
+        new = old.at(jnp.reshape(jnp.asarray(value), old.shape))
         network = eqx.tree_at(
-            lambda n, g=group, q=quantity: n.elements[g].quantities()[q], network, old.at(jnp.asarray(value)),
+            lambda n, g=group, q=quantity: n.elements[g].quantities()[q], network, new,
             is_leaf=lambda node, old=old: node is old,
         )  # fmt: skip
     return network

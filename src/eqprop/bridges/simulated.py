@@ -28,6 +28,8 @@ class SimulatedBench:
         offset: Standard deviation over nodes of a constant error of their readings. [V]
         fault_rate: Probability that a phase fails with a `BenchError`.
         seed: Decides noise, offsets and faults.
+        terminals: How many nodes are read, the first ones: those that the user's drawing of the circuit has. All by
+            default.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class SimulatedBench:
         offset: float = 0.0,
         fault_rate: float = 0.0,
         seed: int = 0,
+        terminals: int | None = None,
     ):
         if read_noise < 0 or offset < 0 or not 0 <= fault_rate < 1:
             raise ValueError(
@@ -48,7 +51,7 @@ class SimulatedBench:
         self._network, self._solver = network, solver
         self._noise, self._fault_rate = read_noise, fault_rate
         self._random = np.random.default_rng(seed)
-        nodes = len(network.topology.names)
+        nodes = len(network.topology.names) if terminals is None else terminals
         self._offsets = np.where(np.arange(nodes) == 0, 0.0, offset * self._random.standard_normal(nodes))
         self.capabilities = Capabilities(
             terminals=nodes, outputs=len(network.topology.output_plus.array), read_noise=read_noise
@@ -70,10 +73,11 @@ class SimulatedBench:
             raise BenchError("The simulated bench dropped this phase.")
         force = None if nudge is None else jnp.asarray(nudge)
         voltages, good = _operating_point(self._network, self._solver, jnp.asarray(inputs), force)
+        voltages = np.asarray(voltages)[: len(self._offsets)]
         if not good:
             raise BenchError("The simulated device did not settle; give it a solver with more steps.")
         noise = self._noise * self._random.standard_normal(len(voltages))
-        return np.asarray(voltages) + self._offsets + np.where(np.arange(len(voltages)) == 0, 0.0, noise)
+        return voltages + self._offsets + np.where(np.arange(len(voltages)) == 0, 0.0, noise)
 
     def close(self) -> None:
         """Nothing is left open."""

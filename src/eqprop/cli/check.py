@@ -24,7 +24,8 @@ def check(
     """Check your own system: does it settle, is its coupling reciprocal, is the estimated gradient the true one?
 
     Of a system in motion (a path of a Lagrangian, a Hamiltonian): conserved energy, reversibility, order of the
-    integrator, and the gradient. Exit code 1 if something is wrong.
+    integrator, and the gradient. Spins, and systems with a sampler in their estimator, are checked as distributions:
+    are the samples those of the energy, is the gradient the true one within its noise. Exit code 1 if it is not right.
     """
     from eqprop.cli.jax_settings import set_precision, set_up_jax
 
@@ -34,7 +35,8 @@ def check(
     from eqprop.motion import Chain, Hamiltonian
     from eqprop.substrates.trajectory import Lagrangian
     from eqprop.system import System
-    from eqprop.train.check import check_system
+    from eqprop.train.check import Checked, check_system
+    from eqprop.train.check_ensemble import check_ensemble, is_stochastic
 
     if isinstance(found, Lagrangian):
         raise ValueError(
@@ -45,8 +47,8 @@ def check(
     if isinstance(found, type) or not (isinstance(found, System) or callable(found)):
         raise ValueError(
             f"`{what}` is {found if isinstance(found, type) else type(found).__name__}; point at a System "
-            f"instance, or at a "
-            "function that returns (system, cost, inputs, targets) or (system, cost, inputs, targets, propagate)."
+            "instance, or at a function that returns (system, cost, inputs, targets) or (system, cost, inputs, "
+            "targets, propagate)."
         )
     parts = (found,) if isinstance(found, System) else found()
     parts = parts if isinstance(parts, tuple) else (parts,)
@@ -58,11 +60,27 @@ def check(
     if isinstance(parts[0], Chain | Hamiltonian):
         motion = _check_motion(*parts)
         typer.echo(f"Motion of {type(parts[0]).__name__}, float64\n{motion}")
-        typer.echo("right: learning follows the true gradient" if motion.ok else "NOT right: see the problems above")
+        typer.echo(_verdict(motion.ok))
         raise typer.Exit(0 if motion.ok else 1)
-    result = check_system(*parts)
-    _show(type(parts[0]).__name__, result)
+    console = Console(highlight=False, soft_wrap=True)
+    if is_stochastic(parts[0], parts[4] if len(parts) == 5 else None):
+        result = check_ensemble(*parts)
+        _show_ensemble(console, type(parts[0]).__name__, result)
+    else:
+        result = check_system(*parts)
+        _show(console, type(parts[0]).__name__, result)
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", markup=False)
+    for problem in dict.fromkeys(result.problems):
+        console.print(f"problem: {problem}", markup=False)
+    if isinstance(result, Checked) and result.solver is not None and result.beta is not None:
+        console.print(f"take: solver {result.solver}, beta = {result.beta:.3g}")
+    console.print(_verdict(result.ok))
     raise typer.Exit(0 if result.ok else 1)
+
+
+def _verdict(ok):
+    return "right: learning follows the true gradient" if ok else "NOT right: see the problems above"
 
 
 def _check_motion(system, cost=None, inputs=None, targets=None, propagate=None):
@@ -97,8 +115,7 @@ def load_object(what: str):
     return getattr(module, name)
 
 
-def _show(name, result):
-    console = Console(highlight=False, soft_wrap=True)
+def _show(console, name, result):
     table = Table(title=f"Settling of {name}, free phase, float64", title_justify="left")
     for heading in ("solver", "settled", "steps", "time", "same rest state"):
         table.add_column(heading, justify="left" if heading == "solver" else "right")
@@ -117,13 +134,22 @@ def _show(name, result):
             f"({'reciprocal' if result.asymmetry < 1e-5 else 'NOT reciprocal'})"
         )
         _show_certificate(console, result.certificate)
-    for warning in result.warnings:
-        console.print(f"warning: {warning}")
-    for problem in dict.fromkeys(result.problems):
-        console.print(f"problem: {problem}")
-    if result.solver is not None and result.beta is not None:
-        console.print(f"take: solver {result.solver}, beta = {result.beta:.3g}")
-    console.print("right: learning follows the true gradient" if result.ok else "NOT right: see the problems above")
+
+
+def _show_ensemble(console, name, result):
+    console.print(f"Sampling of {name} at T = {result.temperature:g} by {result.sampler}, free phase, float64")
+    console.print(f"reference: {result.reference}")
+    table = Table(title="Largest deviation, in standard errors", title_justify="left")
+    for heading in ("of", "found", f"once in 1000: {result.scores_expected:.1f}"):
+        table.add_column(heading, justify="left" if heading == "of" else "right")
+    for what, score in (("means of units and energy", result.state_score), ("gradient", result.gradient_score)):
+        table.add_row(what, f"{score:.1f}", "as it should" if score <= result.scores_expected else "TOO MUCH")
+    console.print(table)
+    if result.step_bias is not None:
+        console.print(f"step bias of the virial: {result.step_bias:.1%}")
+    console.print(f"noise of one batch's gradient: {result.noise:.0%} of its size")
+    if result.certificate is not None:
+        _show_certificate(console, result.certificate)
 
 
 def _show_certificate(console, certificate):

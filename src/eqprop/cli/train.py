@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from eqprop.cli.command import command
+
 __all__ = ["train"]
 
 
@@ -86,7 +88,9 @@ def _train_one(folder, experiment):
     finally:
         signal.signal(signal.SIGINT, before)
     if not outcome.finished:
-        typer.echo(f"Saved after {time.monotonic() - began:.0f} s. Continue with: eqprop train --resume {folder}")
+        typer.echo(
+            f"Saved after {time.monotonic() - began:.0f} s. Continue with: {command('train', '--resume', folder)}"
+        )
         raise typer.Exit(130)
     return outcome.run
 
@@ -107,4 +111,4 @@ def _finish(runs):
     typer.echo(f"test accuracy {mean:.1f} %" if name == "test_error" else f"{name.replace('_', ' ')} {mean:.6g}")
     for run in runs:
         typer.echo(f"run folder {run.folder}")
-    typer.echo(f"next: eqprop report {runs[-1].folder}")
+    typer.echo(f"next: {command('report', runs[-1].folder)}")

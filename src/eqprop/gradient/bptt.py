@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from eqprop.equilibrium import RESULT, Equilibrium
-from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch, value_and_outputs
+from eqprop.gradient.estimate import Estimate, Estimator, batch_size, value_and_outputs
 from eqprop.settle.base import IterativeSolver, Solver
 from eqprop.system import project
 
@@ -51,10 +51,8 @@ class BackpropagationThroughTime(Estimator):
                 f"{self.truncation}."
             )
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+    def estimate(self, system, cost, inputs, targets, start, key):
         del key
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
         return _through_time(self, system, cost, inputs, targets, start)
 
 

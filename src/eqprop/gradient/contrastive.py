@@ -23,7 +23,6 @@ from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
     batch_size,
-    check_batch,
     free_phase,
     map_batch,
     mean_gradient,
@@ -40,7 +39,7 @@ class ContrastiveHebbian(Estimator):
 
     solver: Solver
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+    def estimate(self, system, cost, inputs, targets, start, key):
         return _clamped(self.solver, system, cost, inputs, targets, start, key, 1.0)
 
 
@@ -54,13 +53,11 @@ class CoupledLearning(Estimator):
         if not 0 < self.eta <= 1:
             raise ValueError(f"`CoupledLearning.eta` must lie in (0, 1]; got {self.eta}.")
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+    def estimate(self, system, cost, inputs, targets, start, key):
         return _clamped(self.solver, system, cost, inputs, targets, start, key, self.eta)
 
 
 def _clamped(solver, system, cost, inputs, targets, start, key, eta):
-    inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-    check_batch(system, inputs, targets)
     run = _contrast if solver.host else _contrast_compiled
     return run(solver, system, cost, inputs, targets, start, key, jnp.asarray(eta, jnp.result_type(float)))
 

@@ -22,7 +22,6 @@ from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
     batch_size,
-    check_batch,
     free_phase,
     gradient_error,
     mean_gradient,
@@ -55,14 +54,11 @@ class BoltzmannCovariance(Estimator):
         if not isinstance(self.solver, Sampler | Enumeration):
             raise ValueError(
                 "`BoltzmannCovariance` holds for classical Boltzmann distributions only, so its solver must be "
-                "`Gibbs`, "
-                f"`Langevin`, `MALA` or `Enumeration`; got `{type(self.solver).__name__}`. Thermal quantum states and "
-                "single rest states need `EquilibriumPropagation`."
+                f"`Gibbs`, `Langevin`, `MALA` or `Enumeration`; got `{type(self.solver).__name__}`. Thermal quantum "
+                "states and single rest states need `EquilibriumPropagation`."
             )
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
+    def estimate(self, system, cost, inputs, targets, start, key):
         return _covariance(self, system, cost, inputs, targets, start, key)
 
 

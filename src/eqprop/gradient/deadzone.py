@@ -29,9 +29,8 @@ class DeadZone(eqx.Module):
         if int(self.dead) == 0:
             return f"{told}."
         return (
-            f"{told}: the nudge does not reach past the gap to another answer at this temperature. Raise "
-            "beta (it is a margin "
-            "here: 1 to 50 times the couplings), raise `temperature`, or anneal with `hottest`."
+            f"{told}: the nudge does not reach past the gap to another answer at this temperature. Raise beta (it is a "
+            "margin here: 1 to 50 times the couplings), raise `temperature`, or anneal with `hottest`."
         )
 
 
@@ -47,9 +46,8 @@ def dead_zone(estimate: Estimate, wrong: Bool[Array, " batch"]) -> DeadZone:
     """
     if estimate.unmoved is None:
         raise ValueError(
-            "`dead_zone` needs an estimate from phases that are ensembles (`Gibbs`, `Enumeration`); for "
-            "single rest states "
-            "look for `RESULT.nudge_lost` in `estimate.result`."
+            "`dead_zone` needs an estimate from phases that are ensembles (`Gibbs`, `Enumeration`); for single rest "
+            "states look for `RESULT.nudge_lost` in `estimate.result`."
         )
     dead = wrong & estimate.unmoved & estimate.settled
     return DeadZone(jnp.sum(wrong), jnp.sum(dead), dead)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Inexact, PyTree
 
 from eqprop.cost import RunningCost
 from eqprop.equilibrium import RESULT
-from eqprop.gradient.estimate import Estimate, Estimator, batch_size, check_batch
+from eqprop.gradient.estimate import Estimate, Estimator, batch_size
 from eqprop.gradient.stencil import RandomSign, Stencil
 from eqprop.motion import EverySample, Hamiltonian, RunEnd, Stack
 from eqprop.settle.base import Solver
@@ -53,6 +53,8 @@ class EchoPropagation(Estimator):
     nudge: Nudge = eqx.field(static=True, default=Forced)
     normalised: bool = False
     accuracy: float = 0.3
+    solver: Solver = eqx.field(init=False, default_factory=Run)
+    """What runs the free phase, where only that is wanted."""
 
     def __check_init__(self):
         if self.nudge not in (Forced, CostNudged):
@@ -64,19 +66,12 @@ class EchoPropagation(Estimator):
                 "`normalised` scales the constant force of `Forced`; a cost's own nudge has no such scale."
             )
 
-    @property
-    def solver(self) -> Solver:
-        """What runs the free phase, where only that is wanted."""
-        return Run()
-
     def scaled(self, factor: float) -> "EchoPropagation":
         """The same estimator at `factor` times the nudging strength."""
         return EchoPropagation(self.stencil.scaled(factor), self.nudge, self.normalised, self.accuracy)
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+    def estimate(self, system, cost, inputs, targets, start, key):
         del start
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
         for block in _blocks(system):
             hamiltonian_of(block, "`EchoPropagation`")
         if self.nudge is CostNudged:
@@ -90,15 +85,11 @@ class EchoPropagation(Estimator):
 class BackpropagationThroughTime(Estimator):
     """The exact gradient of a run, by reverse-mode differentiation of the leapfrog. Memory grows with the run."""
 
-    @property
-    def solver(self) -> Solver:
-        """What runs the system, where only that is wanted."""
-        return Run()
+    solver: Solver = eqx.field(init=False, default_factory=Run)
+    """What runs the system, where only that is wanted."""
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+    def estimate(self, system, cost, inputs, targets, start, key):
         del start, key
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
         return _through_time(system, cost, inputs, targets)
 
 

@@ -6,7 +6,6 @@ one reverse pass for the whole batch, never a gradient per example.
 
 import abc
 from collections.abc import Callable
-from typing import Protocol
 
 import equinox as eqx
 import jax
@@ -23,7 +22,6 @@ from eqprop.system import System
 __all__ = [
     "Estimate",
     "Estimator",
-    "SettlesFree",
     "batch_size",
     "check_batch",
     "free_phase",
@@ -60,19 +58,12 @@ class Estimate(eqx.Module):
         return self.result == RESULT.settled
 
 
-class SettlesFree(Protocol):
-    """An estimator that says what settles its free phases, as all of this package do; experiments need it."""
-
-    @property
-    def solver(self) -> Solver:
-        """What settles free phases."""
-        ...
-
-
 class Estimator(eqx.Module):
-    """Turns a few equilibria of a batch into the gradient of the mean cost."""
+    """Turns a few equilibria of a batch into the gradient of the mean cost. Subclasses write `estimate`."""
 
-    @abc.abstractmethod
+    solver: eqx.AbstractVar[Solver]
+    """What settles the free phases."""
+
     def __call__(
         self,
         system: System,
@@ -99,6 +90,21 @@ class Estimator(eqx.Module):
         Raises:
             ValueError: if shapes do not fit, or inputs or targets hold NaN.
         """
+        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
+        check_batch(system, inputs, targets)
+        return self.estimate(system, cost, inputs, targets, start, key)
+
+    @abc.abstractmethod
+    def estimate(
+        self,
+        system: System,
+        cost: Cost,
+        inputs: PyTree,
+        targets: PyTree,
+        start: PyTree | None,
+        key: PRNGKeyArray | None,
+    ) -> Estimate:
+        """What `__call__` does, on a batch of JAX arrays that has been checked."""
 
 
 def map_batch(fn: Callable, solver: Solver) -> Callable:
@@ -164,7 +170,7 @@ def mean_gradient(
 ) -> PyTree:
     """Gradient in the system of the mean over good examples of `objective(system, x, phases)`.
 
-    Examples that are not good are masked in their *states and inputs* (with zeros), because 0 * inf is NaN.
+    Examples that are not good are replaced in *states and inputs* by the first good one, because 0 * inf is NaN.
 
     Args:
         objective: Scalar of one example; `phases` is whatever the estimator contrasts, with states held fixed.
@@ -221,10 +227,14 @@ def gradient_error(
 
 
 def _only(good, tree):
+    """Rows of examples that are not good, replaced by the first good one: energies may be infinite at zero."""
+    first, some = jnp.argmax(good), jnp.any(good)
+
     def keep(leaf):
         if not eqx.is_inexact_array(leaf):
             return leaf
-        return jnp.where(good.reshape(good.shape + (1,) * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
+        stand_in = jnp.where(some, leaf[first], jnp.zeros_like(leaf[0]))
+        return jnp.where(good.reshape(good.shape + (1,) * (leaf.ndim - 1)), leaf, stand_in)
 
     return jax.tree.map(keep, tree)
 

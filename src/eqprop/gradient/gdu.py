@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
 from eqprop.cost import Cost
 from eqprop.gradient.estimate import batch_size, check_batch, free_phase
 from eqprop.gradient.stencil import Stencil
 from eqprop.settle.base import IterativeSolver, Solver
 from eqprop.settle.descent import FixedPoint
-from eqprop.system import CostNudged, Nudge, System
+from eqprop.system import CostNudged, Nudge, Nudged, System
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -193,11 +193,11 @@ def _response(phase, stencil, dtype):
 def _through_time(system, cost, inputs, targets, steps, solver, free):
     """Gradients in the parameters and in a force, of each of the last steps, the last step first."""
     parameters, rest = eqx.partition(system, eqx.is_inexact_array)
-    count = batch_size(inputs)
+    count, one = batch_size(inputs), jnp.ones((), jax.tree.leaves(free.state)[0].dtype)
 
     def onward(parameters, force, states):
         combined = eqx.combine(parameters, rest)
-        return jax.vmap(lambda x, f, s: _step(_Pushed(combined, f), solver, x, s))(inputs, force, states)
+        return jax.vmap(lambda x, f, s: _step(_Pushed(combined, f, one), solver, x, s))(inputs, force, states)
 
     still = jax.tree.map(jnp.zeros_like, free.state)
     # The free phase goes on for the steps that are differentiated.
@@ -220,31 +220,22 @@ def _through_time(system, cost, inputs, targets, steps, solver, free):
     return in_parameters, in_force
 
 
-class _Pushed(System):
-    """A system under a constant force on its state."""
+class _Pushed(Nudged):
+    """A system under a constant force on its state: the probe of backpropagation through time."""
 
     system: System
     push: PyTree
+    beta: Inexact[Array, ""]
 
-    def energy(self, state, inputs):
+    def nudge_energy(self, state):
         work = jax.tree.map(lambda f, s: jnp.sum(f * s), self.push, state)
-        return self.system.energy(state, inputs) - sum(jax.tree.leaves(work))
-
-    def initial_state(self, inputs):
-        return self.system.initial_state(inputs)
-
-    def output(self, state):
-        return self.system.output(state)
-
-    def bounds(self):
-        return self.system.bounds()
-
-    def blocks(self):
-        return self.system.blocks()
+        return -self.beta * sum(jax.tree.leaves(work))
 
     def minimise_block(self, block, state, inputs, force):
-        force = self.push if force is None else jax.tree.map(jnp.add, self.push, force)
-        return self.system.minimise_block(block, state, inputs, force)
+        own = self.force(state)
+        return self.system.minimise_block(
+            block, state, inputs, own if force is None else jax.tree.map(jnp.add, own, force)
+        )
 
 
 def plot_updates(comparison: UpdateComparison, *, entries: int = 4) -> "Figure":

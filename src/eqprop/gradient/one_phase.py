@@ -12,7 +12,6 @@ Source:
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Inexact, Int, PyTree
 
 from eqprop.equilibrium import RESULT, AbstractEquilibrium
@@ -20,7 +19,6 @@ from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
     batch_size,
-    check_batch,
     map_batch,
     mean_gradient,
     value_and_outputs,
@@ -72,20 +70,16 @@ class OnePhase(Estimator):
         self.nudge = nudge
         if nudge is Forced:
             raise ValueError(
-                "`OnePhase` has no free phase from which `Forced` could take its force. Use `nudge=CostNudged` "
-                "or `Dyads`, or "
-                "`EquilibriumPropagation`."
+                "`OnePhase` has no free phase from which `Forced` could take its force. Use `nudge=CostNudged` or "
+                "`Dyads`, or `EquilibriumPropagation`."
             )
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+    def estimate(self, system, cost, inputs, targets, start, key):
         if not system.free_vanishes:
             raise ValueError(
-                f"`{type(system).__name__}` does not declare `free_vanishes`: its free phase carries part of "
-                f"the gradient. Use "
-                "`EquilibriumPropagation`, or a `Doubled` system."
+                f"`{type(system).__name__}` does not declare `free_vanishes`: its free phase carries part of the "
+                "gradient. Use `EquilibriumPropagation`, or a `Doubled` system."
             )
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
         run = _estimate if self.solver.host else _estimate_compiled
         return run(self, system, cost, inputs, targets, start, key)
 

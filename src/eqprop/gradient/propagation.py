@@ -22,7 +22,6 @@ from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
     batch_size,
-    check_batch,
     free_phase,
     gradient_error,
     map_batch,
@@ -34,6 +33,9 @@ from eqprop.settle.base import Solver, projected_gradient, real_dtype, rms, roun
 from eqprop.system import Forced, Nudge, System
 
 __all__ = ["EquilibriumPropagation"]
+
+LEARNED = 0.05
+"""Forces of less than this part of those before learning are not asked to stand out from the noise."""
 
 
 class EquilibriumPropagation(Estimator):
@@ -52,9 +54,7 @@ class EquilibriumPropagation(Estimator):
     nudge: Nudge = eqx.field(static=True, default=Forced)
     nudged_solver: Solver | None = None
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
+    def estimate(self, system, cost, inputs, targets, start, key):
         run = _estimate if self.solver.host else _estimate_compiled
         if not jnp.iscomplexobj(self.stencil.nodes if isinstance(self.stencil, Stencil) else 0.0):
             return run(self, system, cost, inputs, targets, start, key)
@@ -186,7 +186,8 @@ def _unmoved(stencil, free, nudged):
 def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged, good):
     """Which examples felt a force on free units while the batch as a whole did not move beyond its accuracy.
 
-    Judged over the batch: an example with a tiny error has a tiny, harmless displacement, and is not lost.
+    Judged over the batch, and against the force that it would feel untaught, in its initial state: where little is left
+    to learn, displacements are tiny, and what noise makes of them is harmless.
     """
     if propagate.solver.host:
         return jnp.zeros_like(good)
@@ -199,6 +200,10 @@ def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged,
     def felt(free, y):
         force = propagate.nudge(system, cost, y, free, beta).force(free.restart)
         return rms(_on_free_units(system, free.restart, force))
+
+    def untaught(x, y):
+        slope = jax.grad(lambda s: jnp.real(cost(system.output(s), y)))(system.initial_state(x))
+        return beta * rms(slope)
 
     def moved(here, there):
         return rms(jax.tree.map(jnp.subtract, here, there))
@@ -219,13 +224,16 @@ def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged,
     def typical(values):
         return jnp.sqrt(jnp.sum(jnp.where(feeling, values**2, 0)))
 
-    lost = ~(typical(displacement) > typical(floor))
+    least = jnp.fmax(typical(forces), LEARNED * typical(jax.vmap(untaught)(inputs, targets)))
+    # What this displacement would be under that force.
+    response = typical(displacement) * least / typical(forces)
+    lost = ~(response > typical(floor))
     if stencil.starts_free and isinstance(free, Equilibrium):
         # The free phase is a leg of the contrast here. What it left undone the nudged phase makes up, which moves the
-        # state but is no response to the nudge: that force must not outweigh the nudge's.
+        # state but is no response to the nudge: that force must stay well below the nudge's.
         undone = jax.vmap(lambda f, x: rms(projected_gradient(system, f.state, x)))(free, inputs)
         accurate = free.residual <= 10 * jax.vmap(lambda f: rounding(f.state))(free)
-        lost = lost | (typical(jnp.where(accurate, 0, undone)) > 3 * typical(forces))
+        lost = lost | (typical(jnp.where(accurate, 0, undone)) > 0.5 * least)
     return feeling & lost
 
 

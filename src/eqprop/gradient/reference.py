@@ -17,18 +17,18 @@ import lineax as lx
 from jaxtyping import Array, Bool, Inexact, PyTree
 
 from eqprop.cost import Cost
-from eqprop.equilibrium import RESULT, Equilibrium
+from eqprop.equilibrium import RESULT
+from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
     batch_size,
-    check_batch,
     free_phase,
     mean_gradient,
     value_and_outputs,
 )
 from eqprop.settle.base import IterativeSolver, Solver, rms, state_gradient
-from eqprop.system import System, project
+from eqprop.system import System
 
 __all__ = ["FiniteDifference", "ImplicitDifferentiation", "UnrolledDifferentiation", "response"]
 
@@ -47,9 +47,7 @@ class ImplicitDifferentiation(Estimator):
     solver: Solver
     linear_solver: lx.AbstractLinearSolver = eqx.field(default_factory=lambda: lx.AutoLinearSolver(well_posed=True))
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
+    def estimate(self, system, cost, inputs, targets, start, key):
         return _implicit(self, system, cost, inputs, targets, start, key)
 
 
@@ -133,7 +131,8 @@ def _free_units(system, state):
 class UnrolledDifferentiation(Estimator):
     """Reverse-mode differentiation through `steps` steps of a solver: backpropagation through the relaxation.
 
-    Memory grows with `steps`. The gradient is that of the state reached, settled or not.
+    `BackpropagationThroughTime` without truncation. Memory grows with `steps`. The gradient is that of the state
+    reached, settled or not.
     """
 
     solver: IterativeSolver
@@ -143,43 +142,9 @@ class UnrolledDifferentiation(Estimator):
         if self.steps < 1:
             raise ValueError(f"`UnrolledDifferentiation.steps` must be at least 1; got {self.steps}.")
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        del key
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
-        return _unrolled(self, system, cost, inputs, targets, start)
-
-
-@eqx.filter_jit
-def _unrolled(reference, system, cost, inputs, targets, start):
-    solver = reference.solver
-    parameters, rest = eqx.partition(system, eqx.is_inexact_array)
-
-    def relax(system, x, begin):
-        begin = project(system, system.initial_state(x) if begin is None else begin)
-
-        def advance(loop, _):
-            state, carry = loop
-            state, residual, carry = solver.step(system, x, state, carry)
-            return (state, carry), jax.lax.stop_gradient(residual)
-
-        (state, _), residuals = jax.lax.scan(
-            advance, (begin, solver.init(system, x, begin, {})), length=reference.steps
-        )
-        residual = residuals[-1]
-        settled = residual <= solver.tolerance(jax.lax.stop_gradient(state), None)
-        unsettled = RESULT.where(jnp.isfinite(residual), RESULT.max_steps_reached, solver.non_finite)
-        result = RESULT.where(settled, RESULT.settled, unsettled)
-        return Equilibrium(state, result, residual, jnp.asarray(reference.steps, jnp.int32))
-
-    def loss(parameters):
-        combined = eqx.combine(parameters, rest)
-        free = jax.vmap(lambda x, b: relax(combined, x, b))(inputs, start)
-        value, outputs = value_and_outputs(combined, cost, free, targets, jnp.ones(batch_size(inputs), bool))
-        return value, (free, outputs)
-
-    (value, (free, outputs)), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
-    return Estimate(value, gradient, outputs, free.result, free, None)
+    def estimate(self, system, cost, inputs, targets, start, key):
+        through_time = BackpropagationThroughTime(self.solver, self.steps)
+        return through_time.estimate(system, cost, inputs, targets, start, key)
 
 
 class FiniteDifference(Estimator):
@@ -192,9 +157,7 @@ class FiniteDifference(Estimator):
     solver: Solver
     step: float = 1e-4
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
-        inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
-        check_batch(system, inputs, targets)
+    def estimate(self, system, cost, inputs, targets, start, key):
         return _finite_difference(self, system, cost, inputs, targets, start, key)
 
 

@@ -74,7 +74,7 @@ class IterativeSolver(Solver):
         """The largest residual that counts as settled."""
         if free is None:
             return jnp.maximum(self.atol + self.rtol * rms(state), rounding(state))
-        return self.rtol * rms(jax.tree.map(jnp.subtract, state, free.restart)) + rounding(state)
+        return self.rtol * rms(jax.tree.map(jnp.subtract, state, free.restart)) + rounding(free.restart)
 
     def solve(self, system, inputs, start, *, free, key):
         del key

@@ -64,8 +64,8 @@ class Branches:
     def __str__(self) -> str:
         total = int(self.counts.sum()) + self.unsettled
         lines = [
-            f"{len(self.counts)} rest state{'s' * (len(self.counts) != 1)} from {total} starts, "
-            f"{self.unsettled} unsettled"
+            f"{len(self.counts)} rest state{'s' * (len(self.counts) != 1)} from {total} starts, {self.unsettled} "
+            "unsettled"
         ]
         lines += [
             f"  {k}: energy {energy:.6g}, reached by {count / total:.0%}"

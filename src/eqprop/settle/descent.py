@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from eqprop.equilibrium import RESULT, Equilibrium
 from eqprop.settle.base import IterativeSolver, Solver, projected_gradient, real_dtype, rms, state_gradient
-from eqprop.system import System, project
+from eqprop.system import Nudged, System, project
 
 __all__ = ["AdaptiveGradientFlow", "BlockDescent", "FixedPoint", "GradientFlow"]
 
@@ -168,7 +168,7 @@ class BlockDescent(IterativeSolver):
     def step(self, system, inputs, state, carry):
         omega, before = carry
         squares, size = 0.0, sum(leaf.size for leaf in jax.tree.leaves(state))
-        for index, mask in enumerate(system.blocks()):
+        for index, mask in _in_order(system, state):
             target = block_minimiser(system, inputs, state, index, mask, self.newton_steps)
             move = masked(mask, jax.tree.map(jnp.subtract, target, state))
             squares = squares + sum(jnp.sum(c**2) for c in jax.tree.leaves(move))
@@ -183,6 +183,27 @@ class BlockDescent(IterativeSolver):
         if self.relaxation is None:
             omega = jax.lax.stop_gradient(_young(omega, change, before))
         return state, distance(change, before), (omega, change)
+
+
+def _in_order(system, state):
+    """Numbered blocks. A nudge enters at the outputs: nudged sweeps begin there, lest half a sweep be in vain."""
+    blocks = list(enumerate(system.blocks()))
+    if not isinstance(system, Nudged):
+        return blocks
+    read = _leaves_read(system.output, state)
+
+    def has_outputs(mask):
+        return any(np.any(m) for m, r in zip(jax.tree.leaves(mask), read, strict=True) if r)
+
+    first = next((index for index, mask in blocks if has_outputs(mask)), 0)
+    return blocks[first:] + blocks[:first]
+
+
+def _leaves_read(fn, tree):
+    """For each leaf of `tree`, whether `fn` looks at it."""
+    jaxpr = jax.make_jaxpr(fn)(tree).jaxpr
+    seen = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
+    return [id(v) in seen for v in jaxpr.invars]
 
 
 def _is_none(node):

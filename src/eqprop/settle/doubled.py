@@ -33,9 +33,8 @@ class DoubledFlow(IterativeSolver):
         pair = isinstance(state, tuple) and len(state) == 2
         if not pair or jax.tree.map(jnp.shape, state[0]) != jax.tree.map(jnp.shape, state[1]):
             raise ValueError(
-                f"`DoubledFlow` settles doubled systems, whose state is a pair of trees alike; "
-                f"`{type(system).__name__}` has "
-                "another state. Use `Newton`, `BlockDescent` or `GradientFlow`."
+                "`DoubledFlow` settles doubled systems, whose state is a pair of trees alike; "
+                f"`{type(system).__name__}` has another state. Use `Newton`, `BlockDescent` or `GradientFlow`."
             )
         return
 

@@ -149,7 +149,7 @@ class ThermalEigen(Solver):
         if not isinstance(self.temperature, Tracer) and not self.temperature > 0:
             raise ValueError(
                 f"`ThermalEigen.temperature` must be positive; got {self.temperature}. For temperature 0 use "
-                f"`DenseEigen`."
+                "`DenseEigen`."
             )
 
     def solve(self, system, inputs, start, *, free, key):

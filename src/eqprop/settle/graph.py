@@ -44,18 +44,18 @@ class GraphNewton(IterativeSolver):
     non_finite: ClassVar[RESULT] = RESULT.singular
 
     def init(self, system, inputs, state, stats):
-        graph, _ = _parts(system)
+        graph, nudges = _parts(system)
         still = jnp.zeros_like(state)
         drive = -jax.grad(graph.quadratic)(still, inputs)
         stiffness = graph.quadratic_stiffness().astype(state.dtype)
-        return self.laplacian.assemble(graph.edges(), stiffness, state.size), drive
+        constant = self.laplacian.assemble(graph.edges(), stiffness, state.size)
+        return constant, drive, self._slope(graph, nudges, inputs, constant, drive)(state)
 
     def stats(self, carry):
         return {}
 
-    def step(self, system, inputs, state, carry):
-        graph, nudges = _parts(system)
-        constant, drive = carry
+    def _slope(self, graph, nudges, inputs, constant, drive):
+        """The derivative of the whole energy as a function of the state."""
         edges = graph.edges()
 
         def slope(s):
@@ -65,25 +65,31 @@ class GraphNewton(IterativeSolver):
                 total = total - nudge.force(s)
             return total
 
-        gradient = slope(state)
+        return slope
+
+    def step(self, system, inputs, state, carry):
+        graph, nudges = _parts(system)
+        constant, drive, gradient = carry
+        slope = self._slope(graph, nudges, inputs, constant, drive)
         held = _held(system, state, gradient)
         stiffness = graph.stiffness(graph.extension(state, inputs))
         extra = _curvature(nudges, state)
-        direction = self.laplacian.solve(constant, edges, stiffness, extra, held, -gradient)
-        size = rms(direction)
-        return _damped(system, slope, state, gradient, direction, self.max_halvings), size, carry
+        direction = self.laplacian.solve(constant, graph.edges(), stiffness, extra, held, -gradient)
+        state, gradient = _damped(system, slope, state, gradient, direction, self.max_halvings)
+        return state, rms(direction), (constant, drive, gradient)
 
 
 def _damped(system, slope, state, gradient, direction, max_halvings):
-    """The state moved along the direction, not far beyond the minimum along it."""
+    """The state moved along the direction, not far beyond the minimum along it, and the slope there."""
     steepest = -jnp.dot(gradient, direction)
 
     def move(scale):
         stepped = project(system, state + scale * direction)
-        return stepped, jnp.dot(slope(stepped), stepped - state) / scale
+        return stepped, slope(stepped)
 
     def beyond(trial):
-        _, (_, rise), halvings = trial
+        scale, (stepped, there), halvings = trial
+        rise = jnp.dot(there, stepped - state) / scale
         # At the rounding floor the slope is noise: take the step.
         small = rms(direction) <= 1e-9 * rms(state)
         # Where the energy need not be convex the direction may lead uphill, to a saddle: the same test, turned around.
@@ -95,8 +101,8 @@ def _damped(system, slope, state, gradient, direction, max_halvings):
         return 0.5 * scale, move(0.5 * scale), halvings + 1
 
     whole = jnp.ones((), state.dtype)
-    _, (stepped, _), _ = jax.lax.while_loop(beyond, halve, (whole, move(whole), 0))
-    return stepped
+    _, moved, _ = jax.lax.while_loop(beyond, halve, (whole, move(whole), 0))
+    return moved
 
 
 def _parts(system: System) -> tuple[GraphSystem, list[Nudged]]:

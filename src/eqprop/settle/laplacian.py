@@ -27,6 +27,9 @@ from eqprop.system import Edges
 
 __all__ = ["KLU", "Dense", "LaplacianSolver", "SuperLU", "independent_set", "sparse_direct"]
 
+WRITTEN_OUT = 5
+"""Up to so many units left, elimination is written out: a call of LAPACK for each example costs more than its work."""
+
 
 class LaplacianSolver(eqx.Module):
     """Multiplies and divides by the second derivative of a system on a graph."""
@@ -99,12 +102,31 @@ class Dense(LaplacianSolver):
         scaled = across / own[:, None]
         schur = rest - jnp.dot(scaled.T, across)
         right = outer - jnp.dot(inner, scaled)
-        if self.convex:
+        if self.convex and 0 < len(kept) <= WRITTEN_OUT:
+            found = _eliminated(schur, right)
+        elif self.convex:
             found = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(schur), True), right)
         else:
             found = jnp.linalg.solve(schur, right)
         first = (inner - jnp.dot(across, found)) / own
         return jnp.zeros_like(vector).at[out].set(first).at[kept].set(found)
+
+
+def _eliminated(matrix, vector):
+    """Gauss' elimination of a positive definite matrix, written out; NaN where it is not positive definite."""
+    size = len(vector)
+    rows, right = list(matrix), list(vector)
+    for k in range(size):
+        pivot = jnp.where(rows[k][k] > 0, rows[k][k], jnp.nan)
+        for i in range(k + 1, size):
+            factor = rows[i][k] / pivot
+            rows[i], right[i] = rows[i] - factor * rows[k], right[i] - factor * right[k]
+        rows[k] = rows[k] / pivot
+        right[k] = right[k] / pivot
+    for k in reversed(range(size)):
+        for i in range(k):
+            right[i] = right[i] - rows[i][k] * right[k]
+    return jnp.stack(right)
 
 
 def _matrix(constant, edges, size):

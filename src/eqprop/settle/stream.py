@@ -109,8 +109,7 @@ def replay(
     force = _force(system, legs)
     velocity = jax.vmap(jax.grad(system.kinetic))
 
-    def push(position, index):
-        assert nudge is not None
+    def push(nudge, position, index):
         return jax.grad(lambda q: jnp.sum(nudge(system, index, jax.vmap(system.reading)(q))))(position)
 
     def point(carry, inner, drive, index, at_end):
@@ -118,7 +117,7 @@ def replay(
         drift, kick = _weights(system, index, inner, samples, position.dtype)
         change = kick * force(position, drive)
         nudging = nudge if at_end else None
-        momentum = momentum - change if nudging is None else momentum - change - push(position, index)
+        momentum = momentum - change if nudging is None else momentum - change - push(nudging, position, index)
         if gather is not None:
             gathered, gathered_drive = gather(
                 gathered, gathered_drive, position, momentum, drive, kick, drift, nudging, index

@@ -97,10 +97,20 @@ def _by_products(image, kernel, stride, padding, sizes):
 
 
 class Pooling(eqx.Module):
-    """One number from each window of a feature map; rows and columns that fill no window are left out."""
+    """One number from each window of a feature map; rows and columns that fill no window are left out.
 
-    size: eqx.AbstractVar[tuple[int, int]]
-    stride: eqx.AbstractVar[tuple[int, int]]
+    Args:
+        size: Side of the window, or its height and width.
+        stride: Step between windows; the size by default.
+    """
+
+    size: tuple[int, int] = eqx.field(static=True)
+    stride: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(self, size: int | Sequence[int] = 2, stride: int | Sequence[int] | None = None):
+        name = type(self).__name__
+        self.size = pair(f"{name}.size", size)
+        self.stride = self.size if stride is None else pair(f"{name}.stride", stride)
 
     @abc.abstractmethod
     def __call__(self, image: Image) -> Inexact[Array, "high wide channel"]:
@@ -112,37 +122,14 @@ class MaxPooling(Pooling):
 
     The derivative passes through that one number, in both directions: what pooling takes from a place,
     un-pooling puts back there ($\mathcal P^{-1}$ of the literature).
-
-    Args:
-        size: Side of the window, or its height and width.
-        stride: Step between windows; the size by default.
     """
-
-    size: tuple[int, int] = eqx.field(static=True)
-    stride: tuple[int, int] = eqx.field(static=True)
-
-    def __init__(self, size: int | Sequence[int] = 2, stride: int | Sequence[int] | None = None):
-        self.size = pair("MaxPooling.size", size)
-        self.stride = self.size if stride is None else pair("MaxPooling.stride", stride)
 
     def __call__(self, image):
         return _largest(image, self.size, self.stride)
 
 
 class MeanPooling(Pooling):
-    """The mean of each window.
-
-    Args:
-        size: Side of the window, or its height and width.
-        stride: Step between windows; the size by default.
-    """
-
-    size: tuple[int, int] = eqx.field(static=True)
-    stride: tuple[int, int] = eqx.field(static=True)
-
-    def __init__(self, size: int | Sequence[int] = 2, stride: int | Sequence[int] | None = None):
-        self.size = pair("MeanPooling.size", size)
-        self.stride = self.size if stride is None else pair("MeanPooling.stride", stride)
+    """The mean of each window."""
 
     def __call__(self, image):
         for n, k in zip(image.shape, self.size, strict=False):

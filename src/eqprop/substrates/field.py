@@ -107,49 +107,48 @@ class Doubled(System):
         return tuple(jax.tree.map(lambda m, d, s=side: m + s * d, mean, difference) for side in (0.5, -0.5))
 
 
-class FieldForced(Nudged):
+class _FieldNudge(Nudged):
+    """A constant force, and the contrast of the field at the free state in place of a difference of energies."""
+
+    system: OneWay
+    pull: Forced
+    anchor: PyTree
+    beta: Inexact[Array, ""]
+
+    corrected: eqx.AbstractClassVar[bool]
+    """Whether the antisymmetric force is added."""
+
+    def __init__(self, system: System, cost: Callable, targets: PyTree, free: PyTree, beta: Inexact[Array, ""]):
+        if not isinstance(system, OneWay):
+            raise ValueError(
+                f"`{type(self).__name__}` nudges a `OneWay` field; got `{type(system).__name__}`. Systems with an "
+                "energy take `Forced` or `CostNudged`."
+            )
+        self.system = system
+        self.pull = Forced(system, cost, targets, free, beta)
+        self.anchor = jax.lax.stop_gradient(free.restart)
+        self.beta = beta
+
+    def energy(self, state, inputs):
+        return _anchored(self.system.field, state, self.anchor, inputs, self.corrected) + self.nudge_energy(state)
+
+    def nudge_energy(self, state):
+        return self.pull.nudge_energy(state)
+
+
+class FieldForced(_FieldNudge):
     """The vector-field rule: the constant force of `Forced`, and the contrast of the field at the free state.
 
     Biased wherever the couplings are not symmetric; `certify` says by how much.
     """
 
-    system: OneWay
-    pull: Forced
-    anchor: PyTree
-    beta: Inexact[Array, ""]
-
-    def __init__(self, system: System, cost: Callable, targets: PyTree, free: PyTree, beta: Inexact[Array, ""]):
-        self.system = _one_way(system, "FieldForced")
-        self.pull = Forced(system, cost, targets, free, beta)
-        self.anchor = jax.lax.stop_gradient(free.restart)
-        self.beta = beta
-
-    def energy(self, state, inputs):
-        return _anchored(self.system.field, state, self.anchor, inputs, False) + self.nudge_energy(state)
-
-    def nudge_energy(self, state):
-        return self.pull.nudge_energy(state)
+    corrected: ClassVar[bool] = False
 
 
-class AntisymmetricForced(Nudged):
+class AntisymmetricForced(_FieldNudge):
     r"""`FieldForced` with the force $(J^\top - J)(s - s^\star)$ added, J the field's slope at the free state: exact."""
 
-    system: OneWay
-    pull: Forced
-    anchor: PyTree
-    beta: Inexact[Array, ""]
-
-    def __init__(self, system: System, cost: Callable, targets: PyTree, free: PyTree, beta: Inexact[Array, ""]):
-        self.system = _one_way(system, "AntisymmetricForced")
-        self.pull = Forced(system, cost, targets, free, beta)
-        self.anchor = jax.lax.stop_gradient(free.restart)
-        self.beta = beta
-
-    def energy(self, state, inputs):
-        return _anchored(self.system.field, state, self.anchor, inputs, True) + self.nudge_energy(state)
-
-    def nudge_energy(self, state):
-        return self.pull.nudge_energy(state)
+    corrected: ClassVar[bool] = True
 
 
 class Dyads(Nudged):
@@ -287,8 +286,7 @@ def _work_jvp(primals, tangents):
     if jax.tree.leaves(field_dot) or jax.tree.leaves(inputs_dot):
         raise ValueError(
             "A one-way field has no energy whose contrast would be a gradient. Use `nudge=AntisymmetricForced` "
-            "(exact), "
-            "`nudge=FieldForced` (biased where couplings are not symmetric), or the system `Doubled(field)`."
+            "(exact), `nudge=FieldForced` (biased where couplings are not symmetric), or the system `Doubled(field)`."
         )
     velocity = field.velocity(state, inputs)
     return -_inner(state, velocity), -_along(state_dot, velocity)
@@ -334,12 +332,3 @@ def _inner(a, b):
 
 def _minus(a, b):
     return jax.tree.map(jnp.subtract, a, b)
-
-
-def _one_way(system: System, name: str) -> OneWay:
-    if not isinstance(system, OneWay):
-        raise ValueError(
-            f"`{name}` nudges a `OneWay` field; got `{type(system).__name__}`. Systems with an energy take "
-            f"`Forced` or `CostNudged`."
-        )
-    return system

@@ -163,9 +163,8 @@ class OscillatorGraph(System):
     def _angles(self, inputs):
         if jnp.shape(inputs) != (len(self.driven),):
             raise ValueError(
-                f"`inputs` of shape {jnp.shape(inputs)} do not fit {len(self.driven)} driven oscillators; give "
-                f"the angle of "
-                "each field in radians."
+                f"`inputs` of shape {jnp.shape(inputs)} do not fit {len(self.driven)} driven oscillators; give the "
+                "angle of each field in radians."
             )
         return inputs
 
@@ -318,11 +317,9 @@ def _check_symmetry(graph):
     for part in parts:
         if not part & holding:
             raise ValueError(
-                f"Nothing breaks the rotation symmetry of oscillators {sorted(part)}: their phases can turn "
-                f"together at no "
-                f"cost, and the rest state is not isolated. Pin one of them, `pinned={{{min(part)}: 0.0}}`, or "
-                f"give one a "
-                "field (`driven`) or a second harmonic (`harmonic`)."
+                f"Nothing breaks the rotation symmetry of oscillators {sorted(part)}: their phases can turn together "
+                f"at no cost, and the rest state is not isolated. Pin one of them, `pinned={{{min(part)}: 0.0}}`, or "
+                "give one a field (`driven`) or a second harmonic (`harmonic`)."
             )
     if graph.frequency is not None and not graph.driven and graph.harmonic is None and len(parts) > 1:
         raise ValueError(

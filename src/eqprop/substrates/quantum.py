@@ -73,8 +73,8 @@ class PauliHamiltonian(System):
         self.input_terms = tuple(tuple(strings) for strings in input_terms)
         if self.coefficients.shape != (len(self.terms),):
             raise ValueError(
-                f"`coefficients` of shape {self.coefficients.shape} do not fit {len(self.terms)} terms; give "
-                f"one number per term."
+                f"`coefficients` of shape {self.coefficients.shape} do not fit {len(self.terms)} terms; give one "
+                "number per term."
             )
         if not self.observables:
             raise ValueError("`observables` is empty; name at least one Pauli string to read, such as 'ZI'.")
@@ -94,9 +94,8 @@ class PauliHamiltonian(System):
         """H times a state, without ever forming H."""
         if jnp.shape(inputs) != (len(self.input_terms),):
             raise ValueError(
-                f"`inputs` of shape {jnp.shape(inputs)} do not fit {len(self.input_terms)} input terms; give "
-                f"one coefficient for "
-                "each (an array of length 0 where there are none)."
+                f"`inputs` of shape {jnp.shape(inputs)} do not fit {len(self.input_terms)} input terms; give one "
+                "coefficient for each (an array of length 0 where there are none)."
             )
         weighted = [(self.coefficients[k], string) for k, strings in enumerate(self.terms) for string in strings] + [
             (inputs[k], string) for k, strings in enumerate(self.input_terms) for string in strings
@@ -188,9 +187,8 @@ def _check_string(string, spins):
         raise ValueError(f"A Pauli string for {spins} spins has {spins} letters of I, X, Y, Z; got {string!r}.")
     if string.count("Y") % 2:
         raise ValueError(
-            f"{string!r} holds an odd number of Y, which makes the Hamiltonian complex; amplitudes are real "
-            f"here. Turn the "
-            "spins' axes so that Y appears in pairs."
+            f"{string!r} holds an odd number of Y, which makes the Hamiltonian complex; amplitudes are real here. Turn "
+            "the spins' axes so that Y appears in pairs."
         )
 
 

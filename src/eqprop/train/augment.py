@@ -1,12 +1,10 @@
 """Augmentation: images shifted and mirrored at random, anew in each step, inside the compiled loop."""
 
-from typing import cast
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqprop.gradient.estimate import Estimator, SettlesFree
+from eqprop.gradient.estimate import Estimator
 from eqprop.settle.base import Solver
 
 __all__ = ["Augmented", "shift_and_mirror"]
@@ -27,12 +25,15 @@ class Augmented(Estimator):
     shift: int
     mirror: bool
 
+    def __init__(self, propagate: Estimator, shift: int, mirror: bool):
+        self.propagate, self.shift, self.mirror = propagate, shift, mirror
+
     @property
     def solver(self) -> Solver:
         """What settles free phases."""
-        return cast(SettlesFree, self.propagate).solver
+        return self.propagate.solver
 
-    def __call__(self, system, cost, inputs, targets, *, start=None, key=None):
+    def estimate(self, system, cost, inputs, targets, start, key):
         if key is None:
             raise ValueError("`Augmented` draws at random: call it with `key=jax.random.key(...)`.")
         own_key, key = jax.random.split(key)

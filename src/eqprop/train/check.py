@@ -95,13 +95,13 @@ def check_system(
         ValueError: if the energy is no scalar, inputs are needed but not given, or shapes do not fit.
     """
     cost = SquaredError() if cost is None else cost
-    inputs = _inputs_or_none_needed(system, inputs)
+    inputs = inputs_or_none_needed(system, inputs)
     inputs = jax.tree.map(jnp.asarray, inputs)
     if targets is not None:
         targets = jax.tree.map(jnp.asarray, targets)
         check_batch(system, inputs, targets)
     first = jax.tree.map(lambda leaf: leaf[0], inputs)
-    problems, warnings = _sanity(system, first)
+    problems, warnings = sanity(system, first)
     trials, states, solvers = _try_solvers(system, inputs, propagate)
     working = [trial for trial in trials if trial.settled == 1 and trial.distance < 1e-3]
     best = min(working, key=lambda trial: trial.seconds).name if working else None
@@ -114,7 +114,7 @@ def check_system(
         )
     else:
         asymmetry, gradient_error = _derivatives(system, states[best], inputs)
-        targets = _moved_outputs(system, states[best]) if targets is None else targets
+        targets = moved_outputs(jax.vmap(system.output)(states[best])) if targets is None else targets
         # Not to be certified at the tolerance of training: settle to the floor.
         propagate = EquilibriumPropagation(symmetric(0.01), solvers[best]) if propagate is None else propagate
         certificate = certify(system, cost, inputs, targets, propagate, key=jax.random.key(0))
@@ -122,36 +122,41 @@ def check_system(
         beta = _recommended(certificate)
     if gradient_error > 1e-4:
         problems.append(
-            f"The state gradient is not the derivative of the energy (relative difference "
-            f"{gradient_error:.1e}): a custom "
-            "derivative is wrong, or the energy has a kink or step at the rest state."
+            f"The state gradient is not the derivative of the energy (relative difference {gradient_error:.1e}): a "
+            "custom derivative is wrong, or the energy has a kink or step at the rest state."
         )
     if asymmetry > ASYMMETRY:
         problems.append(
-            f"The coupling is not reciprocal: the Jacobian of the state gradient is asymmetric by "
-            f"{asymmetry:.1e}. A custom "
-            "derivative in `energy` does not derive from a scalar; remove it."
+            f"The coupling is not reciprocal: the Jacobian of the state gradient is asymmetric by {asymmetry:.1e}. A "
+            "custom derivative in `energy` does not derive from a scalar; remove it."
         )
     return Checked(tuple(trials), best, asymmetry, gradient_error, certificate, beta, tuple(problems), tuple(warnings))
 
 
-def _inputs_or_none_needed(system, inputs):
+def inputs_or_none_needed(system: System, inputs: PyTree) -> PyTree:
+    """The inputs; for a system that uses none, two examples of nothing.
+
+    Raises:
+        ValueError: if there are none, and the system needs some.
+    """
     if inputs is not None:
         return inputs
-    dummy = jnp.zeros(2)
-    try:
-        state = system.initial_state(dummy[0])
-        system.energy(state, dummy[0])
-    except Exception as error:
-        raise ValueError(
-            f"`{type(system).__name__}` needs inputs to be checked ({type(error).__name__}: {error}). Point "
-            f"at a function "
-            "that returns (system, cost, inputs, targets), inputs and targets with one example per row."
-        ) from error
-    return dummy
+    failure = None
+    for nothing in (jnp.zeros(2), jnp.zeros((2, 0))):
+        try:
+            system.energy(system.initial_state(nothing[0]), nothing[0])
+        except Exception as error:
+            failure = failure or error
+        else:
+            return nothing
+    raise ValueError(
+        f"`{type(system).__name__}` needs inputs to be checked ({type(failure).__name__}: {failure}). Point at a "
+        "function that returns (system, cost, inputs, targets), inputs and targets with one example per row."
+    ) from failure
 
 
-def _sanity(system, inputs):
+def sanity(system: System, inputs: PyTree) -> tuple[list[str], list[str]]:
+    """Problems and warnings that one example shows before anything is settled."""
     problems, warnings = [], []
     state = system.initial_state(inputs)
     # A little beside the start, where much of an energy may vanish.
@@ -159,14 +164,13 @@ def _sanity(system, inputs):
     first, second = (np.asarray(system.energy(beside, inputs)) for _ in range(2))
     if first.shape != ():
         raise ValueError(
-            f"`{type(system).__name__}.energy` must return a scalar for one example; got shape "
-            f"{first.shape}. Sum over the units."
+            f"`{type(system).__name__}.energy` must return a scalar for one example; got shape {first.shape}. Sum over "
+            "the units."
         )
     if not np.array_equal(first, second, equal_nan=True):
         problems.append(
-            f"The energy is random: {first} and then {second} for the same state and inputs. Make the "
-            f"randomness part of "
-            "the inputs, or take a sampling solver."
+            f"The energy is random: {first} and then {second} for the same state and inputs. Make the randomness part "
+            "of the inputs, or take a sampling solver."
         )
     if not np.isfinite(first):
         problems.append(f"The energy near the initial state is {first}; start elsewhere (`initial_state`).")
@@ -274,9 +278,8 @@ def _off_walls(system, state, flat, distance):
     return np.clip(np.asarray(flat), lower + room, upper - room)
 
 
-def _moved_outputs(system, states):
+def moved_outputs(outputs: PyTree) -> PyTree:
     """Targets near the outputs at rest: one tenth of their size away, in a fixed random direction."""
-    outputs = jax.vmap(system.output)(states)
     leaves, tree = jax.tree.flatten(outputs)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     moved = [

@@ -41,6 +41,10 @@ class DeviceSettings(Settings):
     """Smallest value that a device can hold."""
     w_max: PositiveFloat = 1.0
     """Largest."""
+    w_min_dtod: NonNegativeFloat = 0.0
+    """Spread of the smallest value from device to device, relative to the range."""
+    w_max_dtod: NonNegativeFloat = 0.0
+    """Spread of the largest, relative to the range."""
     response: Literal["constant_step", "soft_bounds", "sign"] = "constant_step"
     """Pulses of equal size; pulses that shrink towards the bound they go to; or one pulse for each sign (Manhattan)."""
     dw_min: NonNegativeFloat = 0.0
@@ -97,6 +101,8 @@ class DeviceSettings(Settings):
         return Chip(
             self.w_min,
             self.w_max,
+            self.w_min_dtod,
+            self.w_max_dtod,
             levels=self.levels,
             corrupt_devices_prob=self.corrupt_devices_prob,
             corrupt_devices_range=self.corrupt_devices_range,
@@ -151,7 +157,7 @@ def _written(
         new = s.w_min + (new - s.w_min) * jnp.exp(jnp.asarray(-1 / s.lifetime, value.dtype))
     if s.diffusion > 0:
         new = new + s.diffusion * span * jax.random.normal(keys[2], value.shape, value.dtype)
-    new = jnp.clip(new, s.w_min, s.w_max)
+    new = jnp.clip(new, *s.held().limits(fixed, value))
     if s.levels is not None:
         new = to_levels(new, s.w_min, s.w_max, s.levels, key=keys[3])
     if s.corrupt_devices_prob > 0:

@@ -1,7 +1,7 @@
 """An experiment: everything that training needs, whatever the physics."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from eqprop.cost import Cost
-from eqprop.gradient.estimate import Estimator, SettlesFree
+from eqprop.gradient.estimate import Estimator
 from eqprop.settle.base import Solver
 from eqprop.system import System
 
@@ -38,7 +38,7 @@ class Experiment(eqx.Module):
     @property
     def solver(self) -> Solver:
         """What settles free phases."""
-        return cast(SettlesFree, self.propagate).solver
+        return self.propagate.solver
 
     @property
     def host(self) -> bool:

@@ -30,6 +30,8 @@ EVALUATION = 2**31 - 1
 """Folded into an epoch's key in place of a step."""
 JUDGED_STEPS = 50
 """Unsettled examples are judged over at least so many steps, or an epoch's."""
+HOPELESS_STEPS = 5
+"""Steps of which not one example settled; earlier, a single batch that is learned already would stop a run."""
 
 
 class TrainingError(RuntimeError):
@@ -309,7 +311,8 @@ class _Judge:
         now = self._counts(state)
         window = {name: now[name] - self.before[name] for name in now}
         lost = window["examples"] - window["settled"]
-        if window["steps"] == 0 or (window["steps"] < JUDGED_STEPS and not last and window["settled"] > 0):
+        enough = JUDGED_STEPS if window["settled"] > 0 else HOPELESS_STEPS
+        if window["steps"] == 0 or (window["steps"] < enough and not last):
             return
         _check_parameters(state, where)
         if lost > self.max_unsettled * window["examples"]:

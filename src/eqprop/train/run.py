@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -30,6 +30,7 @@ from eqprop.train.fit import Moment, TrainState, start, training
 __all__ = ["Outcome", "Run", "continue_run", "load", "new_run"]
 
 CONFIG, METRICS, CHECKPOINT = "config.toml", "metrics.jsonl", "checkpoint.safetensors"
+S = TypeVar("S", bound=System)
 _REST = ("optimiser", "key", "epoch", "step", "sums", "finite")
 
 
@@ -78,10 +79,13 @@ class Run:
     def experiment(self) -> Experiment:
         """The experiment, its system as trained; in the precision that JAX is set to now."""
         experiment = self.config.build()
+        return eqx.tree_at(lambda e: e.system, experiment, self.trained(experiment.system))
+
+    def trained(self, system: S) -> S:
+        """A system with the trained parameters in the place of its own, which have the same names and shapes."""
         arrays, _ = checkpoint.read(self.folder / CHECKPOINT)
-        parameters, rest = eqx.partition(experiment.system, eqx.is_inexact_array)
-        trained = eqx.combine(checkpoint.fill(parameters, arrays, cast=True), rest)
-        return eqx.tree_at(lambda e: e.system, experiment, trained)
+        parameters, rest = eqx.partition(system, eqx.is_inexact_array)
+        return eqx.combine(checkpoint.fill(parameters, arrays, cast=True), rest)
 
     def predict(self, inputs: PyTree) -> PyTree:
         """Outputs (scores, one for each class) for many examples.

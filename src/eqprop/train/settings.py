@@ -4,14 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import RandomSign, Stencil, holomorphic, one_sided, random_sign, richardson, symmetric
-from eqprop.settle.base import Solver
+from eqprop.settle.base import IterativeSolver, Solver
 from eqprop.settle.descent import BlockDescent, FixedPoint, GradientFlow
 from eqprop.settle.newton import Newton
 from eqprop.system import CostNudged, Forced
 
-__all__ = ["DataSettings", "EstimatorSettings", "Settings", "SolverSettings"]
+__all__ = ["DataSettings", "EstimatorSettings", "Settings", "SolverSettings", "ThroughTimeSettings"]
 
 
 class Settings(BaseModel):
@@ -120,3 +121,22 @@ class EstimatorSettings(Settings):
         nudge = Forced if self.nudge == "forced" else CostNudged
         nudged = None if self.nudged_solver is None else self.nudged_solver.build()
         return EquilibriumPropagation(rule, self.solver.build(), nudge, nudged)
+
+
+class ThroughTimeSettings(Settings):
+    """Backpropagation through time, through the steps of the free phase's solver: the baseline."""
+
+    steps: PositiveInt = 30
+    """Steps from the initial state to the state that is judged."""
+    truncation: PositiveInt | None = None
+    """How many of the last steps are differentiated; all by default."""
+
+    def build(self, estimator: EstimatorSettings) -> BackpropagationThroughTime:
+        """The estimator, in place of `estimator`, whose solver makes the steps."""
+        solver = estimator.solver.build()
+        if not isinstance(solver, IterativeSolver):
+            raise ValueError(
+                f"`recipe.through_time` needs a solver that makes steps; `recipe.estimator.solver` is "
+                f"{type(solver).__name__}. Take `block_descent` or `fixed_point`."
+            )
+        return BackpropagationThroughTime(solver, self.steps, self.truncation)

@@ -1,5 +1,7 @@
 """Langevin dynamics: its step bias is the one it reports, and MALA has none."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,3 +95,9 @@ def test_what_langevin_cannot_do_it_says(getkey):
     bounded = ep.LayeredHopfield([2, 2, 2], key=getkey())
     with pytest.raises(ValueError, match=r"cannot keep `LayeredHopfield` within its bounds"):
         ep.settle(bounded, jnp.zeros(2), ep.Langevin(1.0), key=getkey())
+
+
+def test_mala_without_blackjax_names_the_extra(getkey, monkeypatch):
+    monkeypatch.setitem(sys.modules, "blackjax.mcmc", None)
+    with pytest.raises(ImportError, match=r"`MALA` needs blackjax: pip install 'eqprop\[sampling\]'"):
+        ep.settle(SPRINGS, FIELD, ep.MALA(1.0), key=getkey())

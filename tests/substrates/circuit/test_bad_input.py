@@ -176,6 +176,15 @@ def test_nudge_below_noise():
         ckt.check_nudge(1e-6, network, points.state[0], jnp.ones(1), jnp.ones(1), read_noise=1e-3)
 
 
+def test_nudge_lost_in_the_rounding_of_float32():
+    network = divider().compile()
+    state, one = jnp.full(1, 0.5, jnp.float32), jnp.ones(1, jnp.float32)
+    with pytest.warns(ckt.WeakNudge, match=r"of noise and rounding\. beta = .* S costs least"):
+        ckt.check_nudge(1e-10, network, state, one, one)
+    # In float64 the same nudge is far above rounding.
+    assert ckt.check_nudge(1e-10, network, state.astype(float), jnp.ones(1), jnp.ones(1)) == pytest.approx(5e-8)
+
+
 def test_not_converged_names_the_node():
     circuit = divider()
     circuit.diodes("d", circuit.groups["y"], circuit.ground, ckt.SpiceDiode(1e-6))

@@ -1,5 +1,6 @@
 """Currents are the derivatives of co-contents, conductances those of currents (A4); closed forms; units."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,3 +117,26 @@ def test_positive_parametrisations_refuse_zero(kind):
 def test_diodes_refuse_currents_that_are_not_positive():
     with pytest.raises(ValueError, match=r"`SpiceDiode.saturation_current` must be positive; got -1e-09"):
         ckt.SpiceDiode(-1e-9)
+
+
+@pytest.mark.parametrize("kind", [ckt.Plain, ckt.Softplus, ckt.Log])
+@pytest.mark.parametrize("array", [jnp.asarray, np.asarray])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parametrisations_keep_the_number_type(kind, array, dtype):
+    quantity = kind(array(np.array([1e-5, 3e-4, 2e-3]), dtype))
+    again = quantity.at(2 * quantity.value)
+    assert {leaf.dtype for leaf in jax.tree.leaves((quantity, again))} == {np.dtype(dtype)}
+    assert quantity.value.dtype == again.value.dtype == dtype
+
+
+@pytest.mark.parametrize("kind", [ckt.Softplus, ckt.Log])
+def test_positive_parametrisations_are_made_inside_jit(kind):
+    value = jnp.asarray([1e-5, 3e-4, 2e-3], jnp.float32)
+    made = eqx.filter_jit(lambda v: kind(v, unit="1m"))(value)
+    assert made.value.dtype == jnp.float32
+    np.testing.assert_allclose(made.value, value, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(lambda v: kind(1e-3).at(v).value)(value), value, rtol=1e-5)
+    with pytest.raises(ValueError, match=f"`{kind.__name__}` cannot choose its unit inside `jit`.*give `unit=`"):
+        jax.jit(lambda v: kind(v).value)(value)
+    with pytest.raises(RuntimeError, match=f"`{kind.__name__}` holds positive values only"):
+        jax.block_until_ready(eqx.filter_jit(lambda v: kind(v, unit=1.0))(-value))

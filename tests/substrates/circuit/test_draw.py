@@ -1,6 +1,7 @@
 """Drawings and tables of circuits."""
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tests.circuit_nets import layered
 
@@ -28,8 +29,28 @@ def test_a_drawing_names_nodes_and_values(tmp_path):
 
 
 def test_large_circuits_are_not_drawn():
-    with pytest.raises(ValueError, match="has 118 branches; drawings are for at most 40"):
-        ckt.draw(layered())
+    with pytest.raises(ValueError, match="has 262 branches; drawings are for at most 200"):
+        ckt.draw(layered(hidden=16, inputs=5))
+    circuit = ckt.Circuit()
+    n = circuit.nodes("n", 41)
+    circuit.resistors("r", n, circuit.ground, resistance="1k")
+    circuit.outputs(n[:1])
+    with pytest.raises(ValueError, match="has 41 branches; drawings are for at most 40"):
+        ckt.draw(circuit.compile())
+
+
+def test_crossbars_have_a_resistor_at_every_crossing_that_conducts():
+    circuit = ckt.Circuit()
+    x, h, y = circuit.inputs("x", 3), circuit.nodes("h", 2), circuit.nodes("y", 2)
+    circuit.crossbar("W1", x, h, conductance=np.array([[1e-3, 2e-3], [3e-3, 0.0], [1e-3, 1e-3]]))
+    circuit.split("d", h, ckt.SpiceDiode(1e-6))
+    circuit.crossbar("W2", h, y, conductance=np.full((2, 2), 1e-3))
+    circuit.outputs(y)
+    kinds = [type(part).__name__ for part in ckt.draw(circuit.compile()).elements]
+    assert kinds.count("Resistor") == 9
+    assert kinds.count("Diode") == kinds.count("Ground") == 2
+    # A line for each source, hidden and output node.
+    assert kinds.count("Line") == 7
 
 
 def test_tables():

@@ -42,21 +42,29 @@ def test_block_descent_reaches_the_exact_minimum(hidden, sweeps, bar):
     assert error <= bar
 
 
-def test_is_the_netlist_with_ideal_diodes():
+@pytest.fixture(scope="module")
+def biased():
     network = ckt.DeepResistiveNetwork([3, 6, 4, 2], key=jax.random.key(2), input_gain=50.0)
-    circuit = ckt.Circuit()
-    nodes = circuit.inputs("x", 3, gain=50.0, mirrored=True)
-    for k, g in enumerate(network.conductances):
-        made = circuit.nodes(f"s{k}_", g.shape[1])
-        circuit.crossbar(f"W{k}", nodes, made, conductance=np.asarray(g))
-        if k < 2:
-            circuit.split(f"d{k}", made)
-        nodes = made
-    circuit.outputs(nodes)
+    currents = tuple(0.1 * jax.random.normal(jax.random.key(k), b.shape) for k, b in enumerate(network.currents))
+    return eqx.tree_at(lambda n: n.currents, network, currents)
+
+
+def test_is_the_netlist_with_ideal_diodes(biased):
     x = jnp.array([0.2, -0.7, 0.5])
-    points = ckt.operating_points(circuit.compile(), x[None], ckt.GraphNewton())
-    state = ep.settle(network, x, ep.BlockDescent(rtol=1e-14, atol=1e-14)).state
+    points = ckt.operating_points(biased.circuit().compile(), x[None], ckt.GraphNewton())
+    state = ep.settle(biased, x, ep.BlockDescent(rtol=1e-14, atol=1e-14)).state
     np.testing.assert_allclose(jnp.concatenate(state), points.state[0], rtol=1e-10, atol=1e-12)
+
+
+def test_its_books_are_those_of_the_netlist(biased):
+    x = jnp.array([0.2, -0.7, 0.5])
+    # Not quite at rest, so that there is something left over.
+    state = ep.settle(biased, x, ep.BlockDescent(rtol=1e-3)).state
+    ours, theirs = biased.books(state, x), ckt.balance(biased.circuit().compile(), jnp.concatenate(state), x)
+    for name in ("kirchhoff", "delivered", "absorbed"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-9)
+    assert int(ours.worst) == int(theirs.worst)
+    assert float(ours.kirchhoff) > 1e-12
 
 
 @pytest.mark.parametrize("nudge", [ep.Forced, ep.CostNudged])
@@ -74,6 +82,26 @@ def test_gradient_is_the_implicit_one(nudge):
     # Forced nudges of a piecewise quadratic energy are exact; nudging by a conductance is of second order.
     bar = 1e-8 if nudge is ep.Forced else 1e-4
     assert float(jnp.linalg.norm(found - true) / jnp.linalg.norm(true)) <= bar
+
+
+@pytest.mark.parametrize("share", [3.0, 0.5, -0.5])
+def test_strong_conductance_nudges_settle_in_a_few_sweeps(share):
+    network = ckt.DeepResistiveNetwork([5, 12, 3], key=jax.random.key(3), input_gain=20.0)
+    x, targets, solver = (
+        jax.random.uniform(jax.random.key(4), (5,)),
+        jnp.eye(3)[0],
+        ep.BlockDescent(rtol=1e-10, relaxation=1.0),
+    )
+    free = ep.settle(network, x, solver)
+    # Relative to the smallest conductance at an output: at minus one the output would be unstable.
+    beta = share * network.block_curvature()[-1].min()
+    nudged = ep.CostNudged(network, ep.SquaredError(), targets, free, beta)
+    rest = ep.settle(nudged, x, solver, free=free)
+    assert int(rest.steps) <= 20
+    slope = jax.grad(nudged.energy)(rest.state, x)
+    np.testing.assert_allclose(slope[-1], 0, atol=1e-8)
+    inside = rest.state[0] != 0
+    np.testing.assert_allclose(slope[0][inside], 0, atol=1e-8)
 
 
 def test_halves_keep_their_sign():

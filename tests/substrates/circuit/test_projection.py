@@ -19,6 +19,9 @@ def test_projection_keeps_to_the_bounds_of_each_quantity():
     network = circuit.compile()
     moved = jax.tree.map(lambda leaf: leaf - 1.0 if leaf.shape == (1,) else leaf, network)
     projected = ckt.project(moved)
+    assert ckt.at_bounds(projected) == 2
+    inside = eqx.tree_at(lambda n: n.elements["r"].device.conductance.value, network, jnp.full(3, 2e-3))
+    assert ckt.at_bounds(inside) == 0
     np.testing.assert_allclose(projected.elements["r"].device.conductance.value, [1.5e-3, 2e-3, 2.5e-3])
     np.testing.assert_allclose(projected.elements["x"].voltage.value, [0.0])
     assert eqx.tree_equal(ckt.project(projected), projected)

@@ -9,7 +9,7 @@ noise, so that most of it cancels in their difference; the free phase draws its 
 
 import abc
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -28,13 +28,8 @@ __all__ = ["Kernel", "Sampler", "check_positive"]
 _NUDGED = 2**31 - 1  # never the number of a chain, which is folded into the same key
 
 
-class Kernel(NamedTuple):
-    """A Markov kernel of one chain, at a temperature."""
-
-    init: Callable[[PyTree], PyTree]
-    """State to what the chain carries, a pair (state, rest)."""
-    update: Callable[[PRNGKeyArray, Float[Array, ""], PyTree], tuple[PyTree, Float[Array, ""]]]
-    """`(key, temperature, carried)` to what it carries next, and one number whose mean is reported."""
+Kernel = Callable[[PRNGKeyArray, Float[Array, ""], PyTree], tuple[PyTree, Float[Array, ""]]]
+"""`(key, temperature, state)` to the next state of one chain, and one number whose mean is reported."""
 
 
 class Sampler(Solver):
@@ -61,16 +56,15 @@ class Sampler(Solver):
     def solve(self, system, inputs, start, *, free, key):
         if key is None:
             raise ValueError(
-                f"`{type(self).__name__}` draws random numbers: give `key=jax.random.key(...)` to `settle` or "
-                "the estimator."
+                f"`{type(self).__name__}` draws random numbers: give `key=jax.random.key(...)` to `settle` or the "
+                "estimator."
             )
         self._check()
         template = system.initial_state(inputs)
         if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(start)):
             raise ValueError(
                 f"`{type(self).__name__}` cannot sample at a complex nudging strength; use `symmetric` or "
-                "`richardson`, "
-                "or `Enumeration` for a small system."
+                "`richardson`, or `Enumeration` for a small system."
             )
         if free is not None:
             # Other noise than the free phase's, the same in every nudged phase.
@@ -78,7 +72,7 @@ class Sampler(Solver):
         dtype = real_dtype(template)
         temperature = check_positive(self.temperature, type(self).__name__).astype(dtype)
         schedule = self._schedule(temperature, free is not None)
-        kernel = self.kernel(system, inputs, template)
+        update = self.kernel(system, inputs, template)
 
         # One loop for burn-in and sampling, so that the kernel is compiled once: burn-in is a first, long stretch
         # whose end is not kept.
@@ -86,19 +80,19 @@ class Sampler(Solver):
 
         def run(key, state):
             def advance(index, loop):
-                carried, total = loop
+                state, total = loop
                 now = temperature if schedule is None else jnp.where(index < self.burn_in, schedule[index], temperature)
-                carried, number = kernel.update(jax.random.fold_in(key, index), now, carried)
-                return carried, total + jnp.where(index < self.burn_in, 0, number)
+                state, number = update(jax.random.fold_in(key, index), now, state)
+                return state, total + jnp.where(index < self.burn_in, 0, number)
 
             def stretch(loop, length):
-                carried, total, done = loop
-                carried, total = jax.lax.fori_loop(done, done + length, advance, (carried, total))
-                return (carried, total, done + length), carried[0]
+                state, total, done = loop
+                state, total = jax.lax.fori_loop(done, done + length, advance, (state, total))
+                return (state, total, done + length), state
 
-            begin = (kernel.init(project(system, state)), jnp.zeros((), dtype), jnp.zeros((), jnp.int32))
-            (carried, total, _), kept = jax.lax.scan(stretch, begin, lengths)
-            return jax.tree.map(lambda leaf: leaf[1:], kept), carried[0], total / (self.samples * self.thin)
+            begin = (project(system, state), jnp.zeros((), dtype), jnp.zeros((), jnp.int32))
+            (state, total, _), kept = jax.lax.scan(stretch, begin, lengths)
+            return jax.tree.map(lambda leaf: leaf[1:], kept), state, total / (self.samples * self.thin)
 
         start = _chains(start, template, self.chains, type(self).__name__)
         kept, last, numbers = jax.vmap(run)(jax.random.split(key, self.chains), start)
@@ -138,9 +132,8 @@ class Sampler(Solver):
             raise ValueError(f"`{name}.burn_in` must not be negative; got {self.burn_in}.")
         if self.standard_error is not None and self.chains * self.samples < 2:
             raise ValueError(
-                f"A standard error of {self.standard_error} was asked of `{name}` with a single sample, which "
-                "tells no error. "
-                "Raise `chains` or `samples`."
+                f"A standard error of {self.standard_error} was asked of `{name}` with a single sample, which tells no "
+                "error. Raise `chains` or `samples`."
             )
 
 
@@ -172,9 +165,8 @@ def _chains(start, template, chains, name):
         if jnp.shape(leaf) == (chains, *one.shape):
             return leaf
         raise ValueError(
-            f"`start` of shape {jnp.shape(leaf)} fits neither one state, {one.shape}, nor the {chains} "
-            f"chains of `{name}`. "
-            "Free and nudged samplers must have equal `chains`."
+            f"`start` of shape {jnp.shape(leaf)} fits neither one state, {one.shape}, nor the {chains} chains of "
+            f"`{name}`. Free and nudged samplers must have equal `chains`."
         )
 
     return jax.tree.map(spread, start, template)

@@ -36,8 +36,7 @@ class Enumeration(Solver):
         if configurations is None:
             raise ValueError(
                 f"`{type(system).__name__}` does not list its `configurations`, which `Enumeration` needs; use a "
-                "sampler "
-                "(`Gibbs`, `Langevin`)."
+                "sampler (`Gibbs`, `Langevin`)."
             )
         # A complex start is how an estimator says that the nudging strength is complex.
         kind = jnp.result_type(*jax.tree.leaves(start))

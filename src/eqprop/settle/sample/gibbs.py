@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from eqprop.settle.sample.base import Kernel, Sampler, check_positive
+from eqprop.settle.sample.base import Sampler, check_positive
 
 __all__ = ["Gibbs"]
 
@@ -53,13 +53,11 @@ class Gibbs(Sampler):
         conditionals = system.conditionals(inputs, None)
         if conditionals is None:
             raise ValueError(
-                f"`{type(system).__name__}` declares no `conditionals`, which `Gibbs` needs. Use `Langevin` or "
-                "`MALA` for "
-                "continuous states."
+                f"`{type(system).__name__}` declares no `conditionals`, which `Gibbs` needs. Use `Langevin` or `MALA` "
+                "for continuous states."
             )
 
-        def update(key, temperature, carried):
-            state, rest = carried
+        def update(key, temperature, state):
             noise = conditionals.noise(key)
             if conditionals.count <= _UNROLLED:
                 for block in range(conditionals.count):
@@ -68,9 +66,9 @@ class Gibbs(Sampler):
                 state = jax.lax.fori_loop(
                     0, conditionals.count, lambda b, s: conditionals.draw(b, noise, temperature, s), state
                 )
-            return (state, rest), jnp.zeros((), temperature.dtype)
+            return state, jnp.zeros((), temperature.dtype)
 
-        return Kernel(lambda state: (state, None), update)
+        return update
 
     def report(self, mean, template, temperature):
         return {}

@@ -24,24 +24,13 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from eqprop.settle.base import state_gradient
-from eqprop.settle.sample.base import Kernel, Sampler, check_positive
+from eqprop.settle.sample.base import Sampler, check_positive
 
 __all__ = ["MALA", "Langevin"]
 
 
-class Langevin(Sampler):
-    """Unadjusted Langevin dynamics; see the module for its step bias.
-
-    Args:
-        temperature: In the energy's unit, positive.
-        step_size: Stable below two over the largest curvature of the energy.
-        chains: Independent chains of each example.
-        burn_in: Steps before the first sample, in each phase.
-        samples: Samples kept of each chain.
-        thin: Steps from one sample to the next.
-        hottest: With it the burn-in anneals, as in `Gibbs`.
-        standard_error: The largest standard error of the mean state that counts as settled; None for any.
-    """
+class _GradientSampler(Sampler):
+    """What samplers that step along gradients share."""
 
     temperature: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     step_size: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.02)
@@ -55,77 +44,75 @@ class Langevin(Sampler):
     standard_error: float | None = None
 
     def __check_init__(self):
-        _check_step(self)
+        name = type(self).__name__
+        if not isinstance(self.temperature, Tracer):
+            check_positive(self.temperature, name)
+        if not isinstance(self.step_size, Tracer) and not float(self.step_size) > 0:
+            raise ValueError(f"`{name}.step_size` must be positive; got {float(self.step_size)}.")
+
+
+class Langevin(_GradientSampler):
+    """Unadjusted Langevin dynamics; see the module for its step bias.
+
+    Args:
+        temperature: In the energy's unit, positive.
+        step_size: Stable below two over the largest curvature of the energy.
+        chains: Independent chains of each example.
+        burn_in: Steps before the first sample, in each phase.
+        samples: Samples kept of each chain.
+        thin: Steps from one sample to the next.
+        hottest: With it the burn-in anneals, as in `Gibbs`.
+        standard_error: The largest standard error of the mean state that counts as settled; None for any.
+    """
 
     def kernel(self, system, inputs, template):
         _check_continuous(self, system)
         step = self.step_size.astype(_dtype(template))
 
-        def update(key, temperature, carried):
-            state, rest = carried
+        def update(key, temperature, state):
             slope = state_gradient(system, state, inputs)
             noise = _normal(key, state)
             size = jnp.sqrt(2 * temperature * step)
             state = jax.tree.map(lambda s, g, n: s - step * g + size * n, state, slope, noise)
-            return (state, rest), sum(jnp.sum(g**2) for g in jax.tree.leaves(slope))
+            return state, sum(jnp.sum(g**2) for g in jax.tree.leaves(slope))
 
-        return Kernel(lambda state: (state, None), update)
+        return update
 
     def report(self, mean, template, temperature):
         units = sum(jnp.size(leaf) for leaf in jax.tree.leaves(template))
         return {"step_bias": self.step_size.astype(mean.dtype) * mean / (2 * units * temperature)}
 
 
-class MALA(Sampler):
+class MALA(_GradientSampler):
     """The Metropolis-adjusted Langevin algorithm, through blackjax: no step bias, the same distribution at any step.
 
-    Needs the extra `eqprop[blackjax]`. Arguments as of `Langevin`. The best acceptance is near 0.57.
+    Needs the extra `eqprop[sampling]`. Arguments as of `Langevin`. The best acceptance is near 0.57.
     """
 
-    temperature: Float[Array, ""] = eqx.field(converter=jnp.asarray)
     step_size: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.1)
-    chains: int = 64
-    burn_in: int = 200
-    samples: int = 50
-    thin: int = 10
-    hottest: Float[Array, ""] | None = eqx.field(
-        converter=lambda t: None if t is None else jnp.asarray(t), default=None
-    )
-    standard_error: float | None = None
-
-    def __check_init__(self):
-        _check_step(self)
 
     def kernel(self, system, inputs, template):
         _check_continuous(self, system)
         try:
             from blackjax.mcmc import mala
         except ImportError as error:
-            raise ImportError("`MALA` needs blackjax: pip install 'eqprop[blackjax]', or use `Langevin`.") from error
+            raise ImportError("`MALA` needs blackjax: pip install 'eqprop[sampling]', or use `Langevin`.") from error
         step = mala.build_kernel()
         size = self.step_size.astype(_dtype(template))
 
-        def update(key, temperature, carried):
+        def update(key, temperature, state):
             # blackjax steps along the gradient of the log density: its step is ours times the temperature.
             def log_density(state):
                 return -system.energy(state, inputs) / temperature
 
-            now = mala.init(carried[0], log_density)
+            now = mala.init(state, log_density)
             new, info = step(key, now, log_density, size * temperature)
-            return (new.position, None), info.acceptance_rate
+            return new.position, info.acceptance_rate
 
-        return Kernel(lambda state: (state, None), update)
+        return update
 
     def report(self, mean, template, temperature):
         return {"acceptance": mean}
-
-
-def _check_step(sampler):
-    if not isinstance(sampler.temperature, Tracer):
-        check_positive(sampler.temperature, type(sampler).__name__)
-    step = sampler.step_size
-    if not isinstance(step, Tracer) and not float(step) > 0:
-        raise ValueError(f"`{type(sampler).__name__}.step_size` must be positive; got {float(step)}.")
 
 
 def _check_continuous(sampler, system):

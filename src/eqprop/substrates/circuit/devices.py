@@ -309,7 +309,8 @@ def like(quantity: Quantity, voltage: Inexact[Array, "..."]) -> Inexact[Array, "
 
 def _expm1(x):
     inside = jnp.minimum(x, LARGEST_EXPONENT)
-    return jnp.expm1(inside) + jnp.exp(inside) * (x - inside)
+    grown = jnp.expm1(inside)
+    return grown + (grown + 1) * (x - inside)
 
 
 def _integral_of_expm1(x):

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqprop.substrates.circuit.devices import AntiparallelDiodes, NortonSource, Resistor
+from eqprop.substrates.circuit.draw_crossbars import draw_crossbars, is_layered
 from eqprop.substrates.circuit.elements import Amplifiers, Branches, BranchGroup, CurrentSources, Nodes
 from eqprop.substrates.circuit.network import Network
 from eqprop.substrates.circuit.power import balance
@@ -18,10 +19,12 @@ __all__ = ["draw", "power_table", "voltage_table"]
 
 LARGEST_DRAWING = 40
 """Branches; a drawing of more is no longer read."""
+LARGEST_LAYERED = 200
+"""The same for layered circuits, whose crossbars are drawn as such."""
 
 
 def draw(network: Network) -> "schemdraw.Drawing":
-    """A drawing: one column for each stage, sources left, branches as symbols between nodes.
+    """A drawing: crossbars with a resistor at each crossing where the circuit is layered, else symbols between nodes.
 
     Args:
         network: A small circuit.
@@ -30,21 +33,24 @@ def draw(network: Network) -> "schemdraw.Drawing":
         A drawing of schemdraw: `draw(network).save("circuit.svg")`.
 
     Raises:
-        ValueError: for circuits of more than 40 branches.
+        ValueError: for circuits of more than 40 branches, or layered ones of more than 200.
         ImportError: without schemdraw.
     """
-    branches = _drawn(network)
-    if len(branches) > LARGEST_DRAWING:
-        raise ValueError(
-            f"The circuit has {len(branches)} branches; drawings are for at most {LARGEST_DRAWING}. Use the tables."
-        )
+    layered = is_layered(network)
+    count = sum(len(e) for _, e in network.items() if isinstance(e, BranchGroup))
+    largest = LARGEST_LAYERED if layered else LARGEST_DRAWING
+    if count > largest:
+        raise ValueError(f"The circuit has {count} branches; drawings are for at most {largest}. Use the tables.")
     try:
         import schemdraw
         from schemdraw import elements as elm
     except ImportError as error:
         raise ImportError("Drawing circuits needs schemdraw: `pip install schemdraw`.") from error
+    if layered:
+        return draw_crossbars(network)
+    branches = _drawn(network)
     places = _places(network, branches)
-    drawing = schemdraw.Drawing(show=False)
+    drawing = schemdraw.Drawing(show=False, canvas="svg")
     symbols = {
         "resistor": elm.Resistor,
         "diode": elm.Diode,
@@ -143,10 +149,10 @@ def voltage_table(
 def power_table(network: Network, state: Float[Array, " unit"], inputs: Float[Array, " input"]) -> dict[str, str]:
     """Power, balance and Kirchhoff's residual of an operating point, in words."""
     books = balance(network, state, inputs)
+    worst = network.topology.name(int(books.worst))
     return {
         "dissipated power": engineering(float(books.absorbed), "W"),
         "delivered power": engineering(float(books.delivered), "W"),
         "power balance": f"{abs(float(books.tellegen)):.1e}",
-        "Kirchhoff's residual": f"{engineering(float(books.kirchhoff), 'A')} at node "
-        "{network.topology.name(int(books.worst))}",
+        "Kirchhoff's residual": f"{engineering(float(books.kirchhoff), 'A')} at node `{worst}`",
     }

@@ -23,8 +23,11 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from eqprop.substrates.circuit.netlist import Circuit
+from eqprop.substrates.circuit.power import Balance
 from eqprop.system import System
 
 __all__ = ["DeepResistiveNetwork"]
@@ -86,6 +89,47 @@ class DeepResistiveNetwork(System):
         # Mirrored inputs see the difference of the two halves: half the product.
         return jnp.dot(self.input_gain * x, first[: x.shape[0]] - first[x.shape[0] :])
 
+    def circuit(self) -> Circuit:
+        """The same as a netlist, to be compiled or exported: crossbars, ideal diodes, bias currents."""
+        made = Circuit()
+        nodes = made.inputs("x", self.conductances[0].shape[0] // 2, gain=self.input_gain, mirrored=True)
+        for k, (g, b) in enumerate(zip(self.conductances, self.currents, strict=True), start=1):
+            layer = made.nodes(f"s{k}_", b.shape[0])
+            made.crossbar(f"W{k}", nodes, layer, conductance=np.asarray(g), trainable=True)
+            made.current_source(f"b{k}", layer, np.asarray(b), trainable=True)
+            if k < len(self.currents):
+                made.split(f"d{k}", layer)
+            nodes = layer
+        made.outputs(nodes)
+        return made
+
+    def books(self, state: tuple[Float[Array, "..."], ...], inputs: Float[Array, "..."]) -> Balance:
+        """Kirchhoff's residual and Tellegen's power balance at a state, from the currents of the crossbars.
+
+        Use float64: the power is a difference of products with the squared input voltages.
+        """
+        x = self.input_gain * jnp.ravel(inputs)
+        nodes = (jnp.concatenate([x, -x]), *state)
+        leaving = [jnp.zeros_like(v) for v in nodes]
+        absorbed = jnp.zeros((), x.dtype)
+        for k, (g, b) in enumerate(zip(self.conductances, self.currents, strict=True)):
+            rows, columns = nodes[k], nodes[k + 1]
+            sent = rows * g.sum(1) - jnp.dot(g, columns)
+            taken = jnp.dot(rows, g) - columns * g.sum(0)
+            leaving[k], leaving[k + 1] = leaving[k] + sent, leaving[k + 1] - taken - b
+            absorbed = absorbed + jnp.dot(rows, sent) - jnp.dot(columns, taken)
+        lower, upper = self.bounds()
+        # Where a diode conducts, it carries what is left over.
+        excess = [
+            jnp.where(((s <= low) & (net >= 0)) | ((s >= high) & (net <= 0)), 0, net)
+            for s, net, low, high in zip(state, leaving[1:], lower, upper, strict=True)
+        ]
+        left_over = jnp.concatenate(excess)
+        worst = jnp.argmax(jnp.abs(left_over))
+        biased = sum(jnp.dot(b, s) for b, s in zip(self.currents, state, strict=True))
+        delivered = jnp.dot(nodes[0], leaving[0]) + biased
+        return Balance(jnp.abs(left_over[worst]), worst, delivered, absorbed)
+
     def initial_state(self, inputs):
         dtype = jnp.result_type(inputs, self.currents[0])
         return tuple(jnp.zeros(b.shape, dtype) for b in self.currents)
@@ -104,15 +148,18 @@ class DeepResistiveNetwork(System):
         odd, even = tuple(k % 2 == 0 for k in layers), tuple(k % 2 == 1 for k in layers)
         return (odd, even) if len(self.currents) > 1 else (odd,)
 
+    def block_curvature(self):
+        behind = [*(g.sum(1) for g in self.conductances[1:]), jnp.zeros((), self.currents[-1].dtype)]
+        return tuple(g.sum(0) + b for g, b in zip(self.conductances, behind, strict=True))
+
     def minimise_block(self, block, state, inputs, force):
         lower, upper = self.bounds()
-        layers = list(state)
+        layers, totals = list(state), self.block_curvature()
         for k in range(block, len(layers), 2):
             before = self._driven(inputs) if k == 0 else jnp.dot(state[k - 1], self.conductances[k])
-            current, total = before + self.currents[k], self.conductances[k].sum(0)
+            current, total = before + self.currents[k], totals[k]
             if k + 1 < len(layers):
                 current = current + jnp.dot(self.conductances[k + 1], state[k + 1])
-                total = total + self.conductances[k + 1].sum(1)
             if force is not None:
                 current = current + force[k]
             # A node that no conductance reaches stays where it is.

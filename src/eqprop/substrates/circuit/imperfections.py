@@ -26,6 +26,8 @@ class Chip(eqx.Module):
     Args:
         w_min: Smallest value that a device can hold. [the parameter's unit]
         w_max: Largest. [the parameter's unit]
+        w_min_dtod: Spread of the smallest value from device to device, relative to the range.
+        w_max_dtod: Spread of the largest, relative to the range.
         gain_dtod: Relative spread of the devices' values: a device holds its value times 1 plus so much.
         levels: Values that a device can hold, evenly from `w_min` to `w_max`; None for any.
         corrupt_devices_prob: Fraction of devices that are stuck.
@@ -35,6 +37,8 @@ class Chip(eqx.Module):
 
     w_min: float = 0.0
     w_max: float = 1.0
+    w_min_dtod: float = 0.0
+    w_max_dtod: float = 0.0
     gain_dtod: float = 0.0
     levels: int | None = eqx.field(static=True, default=None)
     corrupt_devices_prob: float = 0.0
@@ -48,6 +52,16 @@ class Chip(eqx.Module):
             raise ValueError(f"`Chip.levels` must be at least 2; got {self.levels}.")
         if not 0 <= self.corrupt_devices_prob <= 1:
             raise ValueError(f"`Chip.corrupt_devices_prob` must lie in [0, 1]; got {self.corrupt_devices_prob}.")
+
+    def limits(
+        self, key: PRNGKeyArray, value: Float[Array, "*device"]
+    ) -> tuple[float | Float[Array, "*device"], float | Float[Array, "*device"]]:
+        """Smallest and largest value that each device of a group can hold."""
+        ends = []
+        for index, (end, spread) in enumerate(((self.w_min, self.w_min_dtod), (self.w_max, self.w_max_dtod))):
+            drawn = jax.random.normal(jax.random.fold_in(key, 6 + index), value.shape, value.dtype)
+            ends.append(end + spread * (self.w_max - self.w_min) * drawn if spread > 0 else end)
+        return ends[0], ends[1]
 
     def stuck(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Bool[Array, "*device"]:
         """Which devices of a group are stuck."""
@@ -68,7 +82,8 @@ class Chip(eqx.Module):
             value = to_levels(value, self.w_min, self.w_max, self.levels)
         if self.gain_dtod > 0:
             value = value * (1 + self.gain_dtod * jax.random.normal(spread, value.shape, value.dtype))
-            value = jnp.clip(value, self.w_min, self.w_max)
+        if self.gain_dtod > 0 or self.w_min_dtod > 0 or self.w_max_dtod > 0:
+            value = jnp.clip(value, *self.limits(key, value))
         value = self.pin(key, value)
         if self.read_noise > 0:
             noise = jax.random.normal(jax.random.fold_in(key, 3), value.shape, value.dtype)

@@ -7,7 +7,7 @@ them. Tellegen: what the sources deliver, the branches take up.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from eqprop.substrates.circuit.devices import NortonSource, like
 from eqprop.substrates.circuit.elements import Branches, BranchGroup, CurrentSources
@@ -21,7 +21,7 @@ class Balance(NamedTuple):
 
     kirchhoff: Float[Array, "..."]
     """Largest net current at a free node that no diode wall holds. [A]"""
-    worst: Float[Array, "..."]
+    worst: Int[Array, "..."]
     """The unit of the state where that is."""
     delivered: Float[Array, "..."]
     """By voltage sources, current sources, Norton sources and amplifiers. [W]"""

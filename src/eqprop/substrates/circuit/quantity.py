@@ -2,8 +2,7 @@ r"""Branch quantities: fixed values, and trainable ones in three parametrisation
 
 A trainable conductance is kept within its bounds by projection (`Plain`), or by being written as
 $g = \mathrm{softplus}(w)$ or $g = e^w$; then $\mathrm{d}C/\mathrm{d}w = \mathrm{d}C/\mathrm{d}g\cdot g'(w)$
-comes by the
-chain rule. The logarithm is the natural coordinate of a memristor.
+comes by the chain rule. The logarithm is the natural coordinate of a memristor.
 """
 
 import abc
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.dtypes import canonicalize_dtype
 from jaxtyping import Array, Float
 
 from eqprop.substrates.circuit.units import number
@@ -135,18 +135,16 @@ class Softplus(Quantity):
     unit: float = eqx.field(static=True)
 
     def __init__(self, value: Value, *, unit: float | int | str | None = None):
-        value = _positive("Softplus", value)
-        self.unit = float(np.mean(value)) if unit is None else float(number(unit))
-        scaled = np.asarray(value) / self.unit
-        self.raw = jnp.asarray(scaled + np.log(-np.expm1(-scaled)), _float(value))
+        positive = _positive("Softplus", value)
+        self.unit = _unit("Softplus", positive, unit, np.mean)
+        self.raw = jnp.asarray(_inverse_softplus(positive / self.unit), _float(value))
 
     @property
     def value(self):
         return self.unit * jax.nn.softplus(self.raw)
 
     def at(self, value):
-        scaled = jnp.asarray(value, self.raw.dtype) / self.unit
-        return eqx.tree_at(lambda q: q.raw, self, scaled + jnp.log(-jnp.expm1(-scaled)))
+        return eqx.tree_at(lambda q: q.raw, self, _inverse_softplus(jnp.asarray(value, self.raw.dtype) / self.unit))
 
     @property
     def trainable(self):
@@ -164,9 +162,9 @@ class Log(Quantity):
     unit: float = eqx.field(static=True)
 
     def __init__(self, value: Value, *, unit: float | int | str | None = None):
-        value = _positive("Log", value)
-        self.unit = float(np.exp(np.mean(np.log(value)))) if unit is None else float(number(unit))
-        self.raw = jnp.asarray(np.log(np.asarray(value) / self.unit), _float(value))
+        positive = _positive("Log", value)
+        self.unit = _unit("Log", positive, unit, lambda v: np.exp(np.mean(np.log(v))))
+        self.raw = jnp.asarray(_module(positive).log(positive / self.unit), _float(value))
 
     @property
     def value(self):
@@ -215,8 +213,7 @@ def as_quantity(
         raise ValueError(f"{name} has shape {array.shape}, which does not fit its group of shape {shape}.") from None
     if not trainable:
         return Fixed(array)
-    dtype = value.dtype if isinstance(value, jax.Array) else float
-    return Plain(jnp.asarray(array, dtype), lower=bounds[0], upper=bounds[1])
+    return Plain(jnp.asarray(array, _float(value)), lower=bounds[0], upper=bounds[1])
 
 
 def finite(name: str, value: V) -> V:
@@ -229,11 +226,35 @@ def finite(name: str, value: V) -> V:
 
 
 def _positive(kind, value):
+    """The value in float64, so that raw parameters are rounded once; a traced one as it is."""
+    if isinstance(value, Tracer):
+        return eqx.error_if(
+            value, ~jnp.all(value > 0), f"`{kind}` holds positive values only. Use `Plain` with bounds."
+        )
     value = finite(kind, np.asarray(number(value), float))
     if not (value > 0).all():
         raise ValueError(f"`{kind}` holds positive values only; got {value.min()}. Use `Plain` with bounds.")
     return value
 
 
+def _unit(kind, value, unit, typical):
+    if unit is not None:
+        return float(number(unit))
+    if isinstance(value, Tracer):
+        raise ValueError(f"`{kind}` cannot choose its unit inside `jit`, where values are not known; give `unit=`.")
+    return float(typical(value))
+
+
+def _inverse_softplus(scaled):
+    module = _module(scaled)
+    return scaled + module.log(-module.expm1(-scaled))
+
+
+def _module(value):
+    return jnp if isinstance(value, jax.Array) else np
+
+
 def _float(value):
-    return value.dtype if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.inexact) else float
+    """The number type that a parameter takes over from a value: an array's own, else JAX's default."""
+    array = isinstance(value, jax.Array | np.ndarray | np.generic)
+    return canonicalize_dtype(value.dtype) if array and jnp.issubdtype(value.dtype, jnp.inexact) else float

@@ -71,9 +71,8 @@ class Ising(System):
         if wrong or len(set(pairs)) < len(pairs):
             shown = (wrong or [p for p in set(pairs) if pairs.count(p) > 1])[:3]
             raise ValueError(
-                f"`edges` must join two different nodes among 0 to {nodes - 1}, at least one of them a spin, "
-                "each pair once; "
-                f"got {shown}."
+                f"`edges` must join two different nodes among 0 to {nodes - 1}, at least one of them a spin, each pair "
+                f"once; got {shown}."
             )
         outputs = range(inputs, nodes) if outputs is None else outputs
         if len(outputs) == 0 or any(not inputs <= node < nodes for node in outputs):
@@ -177,8 +176,8 @@ class Ising(System):
         flat = jnp.ravel(inputs)
         if flat.shape[0] != self.inputs:
             raise ValueError(
-                f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this model has "
-                f"{self.inputs} inputs."
+                f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this model has {self.inputs} "
+                "inputs."
             )
         return flat if jnp.issubdtype(flat.dtype, jnp.inexact) else flat.astype(self.field.dtype)
 
@@ -203,9 +202,9 @@ def ising_from_couplings(
     if gap.max() > 1e-6 * np.abs(matrix).max():
         i, j = np.unravel_index(int(gap.argmax()), gap.shape)
         raise ValueError(
-            f"`couplings` must be symmetric: spins with one-way couplings have no energy. couplings[{i}, "
-            f"{j}] = {matrix[i, j]:g} "
-            f"but couplings[{j}, {i}] = {matrix[j, i]:g}. Use (J + J.T) / 2, or treat the model as a vector field."
+            f"`couplings` must be symmetric: spins with one-way couplings have no energy. couplings[{i}, {j}] = "
+            f"{matrix[i, j]:g} but couplings[{j}, {i}] = {matrix[j, i]:g}. Use (J + J.T) / 2, or treat the model as a "
+            "vector field."
         )
     if np.abs(np.diag(matrix)).max() > 0:
         raise ValueError("`couplings` must have a zero diagonal: a spin's square is 1, so self-coupling is a constant.")

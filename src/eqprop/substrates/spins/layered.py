@@ -221,7 +221,7 @@ class LayeredBoltzmann(System):
         flat = jnp.ravel(inputs)
         if flat.shape[0] != self.inputs:
             raise ValueError(
-                f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this machine has "
-                f"{self.inputs} inputs."
+                f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this machine has {self.inputs} "
+                "inputs."
             )
         return flat if jnp.issubdtype(flat.dtype, jnp.inexact) else flat.astype(self.biases[0].dtype)

@@ -123,7 +123,7 @@ class Periodic(Ends):
 
     pin: tuple[int, float] | None = eqx.field(static=True)
 
-    def __init__(self, pin: tuple[int, ArrayLike] | None = None):
+    def __init__(self, pin: object = None):
         if pin is None:
             self.pin = None
             return

@@ -5,15 +5,13 @@ from typing import Literal
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from eqprop.cost import CrossEntropy, SquaredError
-from eqprop.gradient.bptt import BackpropagationThroughTime
-from eqprop.settle.base import IterativeSolver
 from eqprop.substrates.activation import HalfHardSigmoid, HardSigmoid, Linear, Logistic, Tanh
 from eqprop.substrates.conv_hopfield import Conv, ConvHopfield
 from eqprop.substrates.convolution import MaxPooling, MeanPooling
 from eqprop.train.augment import Augmented
 from eqprop.train.experiment import classification, load_data
 from eqprop.train.recipes.base import Recipe
-from eqprop.train.settings import EstimatorSettings, Settings
+from eqprop.train.settings import EstimatorSettings, Settings, ThroughTimeSettings
 
 __all__ = ["ConvRecipe"]
 
@@ -50,15 +48,6 @@ class SkipSettings(ConvSettings):
 
     source: NonNegativeInt
     target: PositiveInt
-
-
-class ThroughTimeSettings(Settings):
-    """Backpropagation through time in place of equilibrium propagation."""
-
-    steps: PositiveInt = 60
-    """Steps of the free phase."""
-    truncation: PositiveInt | None = None
-    """How many of the last steps are differentiated; all by default."""
 
 
 class ConvRecipe(Recipe):
@@ -105,16 +94,10 @@ class ConvRecipe(Recipe):
             deviation=self.deviation,
         )
         cost = CrossEntropy() if softmax else SquaredError()
-        propagate = self.estimator.build() if self.through_time is None else self._through_time(self.through_time)
+        propagate = self.estimator.build() if self.through_time is None else self.through_time.build(self.estimator)
         if self.shift or self.mirror:
             propagate = Augmented(propagate, self.shift, self.mirror)
         return classification(config, system, cost, propagate, one_hot=not softmax, flatten=False)
-
-    def _through_time(self, settings):
-        solver = self.estimator.solver.build()
-        if not isinstance(solver, IterativeSolver):
-            raise ValueError("`recipe.through_time` needs a solver that makes steps; take `fixed_point`.")
-        return BackpropagationThroughTime(solver, settings.steps, settings.truncation)
 
 
 def _image(shape):

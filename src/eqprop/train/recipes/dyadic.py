@@ -6,6 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from eqprop.cost import CrossEntropy, SquaredError
 from eqprop.gradient.one_phase import OnePhase
+from eqprop.gradient.reference import UnrolledDifferentiation
 from eqprop.settle.doubled import DoubledFlow
 from eqprop.substrates.activation import HardSigmoid, Logistic, Tanh
 from eqprop.substrates.field import Doubled, Dyads, FeedForward
@@ -31,6 +32,8 @@ class DyadicRecipe(Recipe):
     """Nudging strength."""
     nudge: Literal["dyads", "mean"] = "dyads"
     """Each copy nudged by half the cost (order 2 in beta), or the cost at their mean (exact at every beta)."""
+    rule: Literal["one_phase", "backprop"] = "one_phase"
+    """How the gradient is found; `backprop`, by reverse-mode differentiation, is there for comparison."""
     cost: Literal["squared_error", "cross_entropy"] = "cross_entropy"
     rtol: PositiveFloat = 1e-4
     """Accuracy of settling, relative for mean and difference alike."""
@@ -43,6 +46,9 @@ class DyadicRecipe(Recipe):
         network = FeedForward(sizes, key=key, activation=_ACTIVATIONS[self.activation](), gain=self.gain)
         solver = DoubledFlow(rtol=self.rtol, max_steps=self.max_steps)
         propagate = OnePhase(self.beta, solver, Dyads if self.nudge == "dyads" else CostNudged)
+        if self.rule == "backprop":
+            # The initial state is the forward pass, at which one step changes nothing.
+            propagate = UnrolledDifferentiation(solver, 1)
         squared = self.cost == "squared_error"
         cost = SquaredError() if squared else CrossEntropy()
         return classification(config, Doubled(network), cost, propagate, one_hot=squared)

@@ -9,7 +9,7 @@ from eqprop.substrates.activation import HardSigmoid, Linear, Logistic, Tanh
 from eqprop.substrates.hopfield import LayeredHopfield
 from eqprop.train.experiment import classification, load_data
 from eqprop.train.recipes.base import Recipe
-from eqprop.train.settings import EstimatorSettings
+from eqprop.train.settings import EstimatorSettings, ThroughTimeSettings
 
 __all__ = ["HopfieldRecipe"]
 
@@ -30,6 +30,8 @@ class HopfieldRecipe(Recipe):
     skips: list[tuple[int, int]] = Field(default_factory=list)
     """Further connections between layers; 0 is the inputs."""
     estimator: EstimatorSettings = EstimatorSettings()
+    through_time: ThroughTimeSettings | None = None
+    """Train by backpropagation through time instead; the solver of `estimator` makes the steps."""
 
     def build(self, config, key):
         """The experiment."""
@@ -45,4 +47,5 @@ class HopfieldRecipe(Recipe):
             gain=self.gain,
         )
         cost = CrossEntropy() if softmax else SquaredError()
-        return classification(config, system, cost, self.estimator.build(), one_hot=not softmax)
+        propagate = self.estimator.build() if self.through_time is None else self.through_time.build(self.estimator)
+        return classification(config, system, cost, propagate, one_hot=not softmax)

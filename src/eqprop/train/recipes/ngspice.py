@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from eqprop.bridges.bench import Bench, BenchSolver
 from eqprop.bridges.ngspice import NgspiceBatchBench, NgspiceBench
@@ -23,6 +23,9 @@ from eqprop.train.experiment import Experiment, wrong_class
 from eqprop.train.recipes.base import Recipe
 
 __all__ = ["NgspiceRecipe"]
+
+FOLDS = 4
+"""Into which the training flowers are parted to choose settings."""
 
 
 class NgspiceRecipe(Recipe):
@@ -47,12 +50,19 @@ class NgspiceRecipe(Recipe):
     stencil: Literal["symmetric", "one_sided"] = "symmetric"
     read_noise: NonNegativeFloat = 0.0
     """Standard deviation of each reading, for `simulator = "own"`. [V]"""
+    fold: int | None = Field(default=None, ge=0, lt=FOLDS)
+    """To choose settings without a look at the test flowers of iris: train without this fourth of the training flowers,
+    and judge by it."""
 
     def build(self, config, key):
-        """The experiment; with `simulator = "library"` it takes ngspice in this process."""
+        """The experiment; with `simulator = "library"` its first step takes ngspice in this process."""
         if config.data is not None:
             raise ValueError("`recipe.problem` names the data of this recipe; leave `[data]` out.")
-        train, test = _xor(self.high) if self.problem == "xor" else _iris(self.high)
+        if self.problem == "xor" and self.fold is not None:
+            raise ValueError(
+                '`recipe.fold` parts the flowers of `recipe.problem = "iris"`; XOR has four patterns in all.'
+            )
+        train, test = _xor(self.high) if self.problem == "xor" else _iris(self.high, self.fold)
         network = self.network(train[0].shape[1], train[1].shape[1], key)
         system = Terminals(network)
         stencil = symmetric(self.beta) if self.stencil == "symmetric" else one_sided(self.beta)
@@ -65,6 +75,14 @@ class NgspiceRecipe(Recipe):
             test=test,
             wrong=wrong_class,
         )
+
+    def report_sections(self, run):
+        """The circuit, its voltages and power, by the library's own solver: no simulator is started for a report."""
+        from eqprop.train.report.circuits import network_sections  # late: reports draw
+
+        inputs, targets = self._data()[1]
+        network = self.network(inputs.shape[1], targets.shape[1], jax.random.key(0))
+        return network_sections(run.trained(network), inputs, targets, self.beta)
 
     def network(self, inputs: int, outputs: int, key: jax.Array) -> Network:
         """The circuit, with freshly drawn conductances."""
@@ -85,12 +103,22 @@ class NgspiceRecipe(Recipe):
         circuit.outputs(y)
         return circuit.compile()
 
+    def _data(self):
+        if self.problem == "iris":
+            return _iris(self.high, self.fold)
+        if self.fold is not None:
+            raise ValueError(
+                '`recipe.fold` parts the flowers of `recipe.problem = "iris"`; XOR has four patterns in all.'
+            )
+        return _xor(self.high)
+
     def _bench(self, network: Network) -> Bench:
         if self.simulator == "own":
             return SimulatedBench(network, GraphNewton(rtol=1e-9, atol=1e-10), read_noise=self.read_noise)
         if self.read_noise:
             raise ValueError('`recipe.read_noise` needs `recipe.simulator = "own"`; ngspice reads without noise.')
-        return NgspiceBench(network) if self.simulator == "library" else NgspiceBatchBench(network)
+        # Not opened yet: a run is also looked at (reported on) where there is no simulator, or where it is in use.
+        return NgspiceBench(network, opened=False) if self.simulator == "library" else NgspiceBatchBench(network)
 
 
 def _xor(high):
@@ -99,14 +127,24 @@ def _xor(high):
     return pairs, pairs
 
 
-def _iris(high):
+def _iris(high, fold):
     from sklearn.datasets import load_iris  # late: it takes a second to import
 
     features, labels = load_iris(return_X_y=True)
     train, test = stratified_split(labels, 30, seed=0)
+    if fold is not None:
+        train, test = _without(train, labels, fold)
     mean, spread = features[train].mean(0), features[train].std(0)
     inputs, targets = (features - mean) / spread, high * np.eye(3)[labels]
     return (jnp.asarray(inputs[train]), jnp.asarray(targets[train])), (
         jnp.asarray(inputs[test]),
         jnp.asarray(targets[test]),
     )
+
+
+def _without(rows, labels, fold):
+    """Rows without a fold, and the fold: as much of every class."""
+    random = np.random.RandomState(0)
+    shuffled = [random.permutation(rows[labels[rows] == label]) for label in np.unique(labels)]
+    held = np.sort(np.concatenate([own[fold::FOLDS] for own in shuffled]))
+    return np.setdiff1d(rows, held), held

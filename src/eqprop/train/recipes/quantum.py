@@ -1,14 +1,21 @@
 r"""Quantum phase recognition: sensor spins that learn to tell the phase of the matter they are coupled to.
 
-The matter is a ring of spins in the ground state of $-\sum_i K_i Z_{i-1}X_iZ_{i+1} - \sum_i g_i X_i$, a topological
-(cluster) phase where $K$ prevails and a trivial one where $g$ does: controlled-Z gates between neighbours exchange
-the two, so the boundary lies where $\sum_i\log K_i = \sum_i\log g_i$. Each example is one such Hamiltonian with
-disorder in every term, its coefficients the inputs. Trained are fields and couplings of the sensor spins, read is the
-first one's Z.
+The matter is a ring of spins in the ground state of
+
+$$H = -\sum_i K_i\,S_i - \sum_i g_i X_i
+    - \lambda\sum_i\bigl(\sqrt{K_iK_{i+1}}\,S_iS_{i+1} + \sqrt{g_ig_{i+1}}\,X_iX_{i+1}\bigr),
+    \qquad S_i = Z_{i-1}X_iZ_{i+1},$$
+
+in a topological (cluster) phase where $K$ prevails and a trivial one where $g$ does. Controlled-Z gates between
+neighbours exchange $X_i$ and $S_i$, hence $K$ and $g$: the boundary lies where $\sum_i\log K_i = \sum_i\log g_i$,
+whatever $0 \le \lambda < 1$ (in even and odd spins the model is that of Ashkin and Teller, on its self-dual line). Each
+example is one such Hamiltonian with a $\lambda$ of its own and disorder in every $K_i$ and $g_i$; the coefficients are
+the inputs. Trained are fields and couplings of the sensor spins, read is the first one's Z.
 
 Source:
     C. C. Wanjura and F. Marquardt, Quantum equilibrium propagation for efficient training of quantum systems, 2024
     (arXiv 2406.06482). P. Smacchia et al., Statistical mechanics of the cluster Ising model, 2011 (the phases).
+    M. Kohmoto, M. den Nijs and L. P. Kadanoff, Hamiltonian studies of the d = 2 Ashkin-Teller model, 1981 (lambda).
 """
 
 from typing import Annotated, Literal
@@ -34,7 +41,7 @@ class QuantumPhaseRecipe(Recipe):
     """Sensor spins beside a ring of matter; ground states by Lanczos or dense diagonalisation."""
 
     kind: Literal["quantum_phases"] = "quantum_phases"
-    matter: Annotated[int, Field(ge=3, le=14)] = 6
+    matter: Annotated[int, Field(ge=4, le=14)] = 6
     """Spins of the matter."""
     sensors: PositiveInt = 2
     """Spins of the sensor; the first is read."""
@@ -45,11 +52,13 @@ class QuantumPhaseRecipe(Recipe):
     """Vectors of a Lanczos run."""
     rtol: PositiveFloat = 1e-4
     train_examples: PositiveInt = 80
-    test_examples: PositiveInt = 100
-    margin: PositiveFloat = 0.1
-    """Smallest distance from the phase boundary, in the mean logarithm of K over g."""
+    test_examples: PositiveInt = 200
+    window: PositiveFloat = 1.0
+    """The mean logarithm of K over g is drawn from within ± this; the transition is at 0."""
     disorder: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Relative spread of the coefficients of one Hamiltonian."""
+    mixing: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Largest lambda."""
 
     def build(self, config, key):
         """The experiment."""
@@ -60,7 +69,9 @@ class QuantumPhaseRecipe(Recipe):
         random = np.random.default_rng(config.seed)
         # Held-out Hamiltonians come from draws of their own.
         train, test = (
-            cluster_hamiltonians(random, count, self.matter, margin=self.margin, disorder=self.disorder)
+            cluster_hamiltonians(
+                random, count, self.matter, window=self.window, disorder=self.disorder, mixing=self.mixing
+            )
             for count in (self.train_examples, self.test_examples)
         )
         steps = max(self.train_examples // config.batch_size, 1)
@@ -79,32 +90,38 @@ def sensor(matter: int, sensors: int, key: Array) -> PauliHamiltonian:
     """Matter whose Hamiltonian is the input, and sensor spins with trainable fields and two-body couplings."""
     spins = matter + sensors
     ring = range(matter)
-    cluster = [[pauli(spins, {(i - 1) % matter: "Z", i: "X", (i + 1) % matter: "Z"})] for i in ring]
-    fields = [[pauli(spins, {i: "X"})] for i in ring]
+
+    def on(axes, first):
+        """A string over neighbours of the ring."""
+        return [pauli(spins, {(first + k) % matter: axis for k, axis in enumerate(axes)})]
+
+    cluster, fields = [on("ZXZ", i - 1) for i in ring], [on("X", i) for i in ring]
+    # The product of two neighbouring cluster terms is ZYYZ.
+    pairs = [on("ZYYZ", i - 1) for i in ring] + [on("XX", i) for i in ring]
     watching = range(matter, spins)
     terms = [[pauli(spins, {s: axis})] for s in watching for axis in "XZ"]
     terms += [[pauli(spins, {s: axis, s + 1: axis})] for s in range(matter, spins - 1) for axis in "XZ"]
-    pairs = ("ZX", "XX", "ZZ")
-    terms += [[pauli(spins, {s: pair[0], i: pair[1]})] for s in watching for i in ring for pair in pairs]
+    terms += [[pauli(spins, {s: own, i: other})] for s in watching for i in ring for own, other in ("ZX", "XX", "ZZ")]
     coefficients = 0.3 * jax.random.normal(key, (len(terms),))
     # A transverse field of its own keeps an undecided sensor free to turn.
     coefficients = coefficients.at[: 2 * sensors : 2].add(-0.5)
-    return PauliHamiltonian(spins, terms, coefficients, [pauli(spins, {matter: "Z"})], input_terms=cluster + fields)
+    read = [pauli(spins, {matter: "Z"})]
+    return PauliHamiltonian(spins, terms, coefficients, read, input_terms=cluster + fields + pairs)
 
 
 def cluster_hamiltonians(
-    random: np.random.Generator, count: int, matter: int, *, margin: float, disorder: float
+    random: np.random.Generator, count: int, matter: int, *, window: float, disorder: float, mixing: float
 ) -> tuple[Float[Array, "example term"], Float[Array, "example 1"]]:
     """Coefficients of `count` Hamiltonians, and +1 for the topological phase, -1 for the trivial one."""
     inputs, targets = [], []
-    while len(inputs) < count:
-        angle = random.uniform(0, np.pi / 2)
+    for _ in range(count):
+        angle = np.arctan(np.exp(random.uniform(-window, window)))
         spread = 1 + disorder * random.uniform(-1, 1, size=(2, matter))
         strengths = np.array([[np.sin(angle)], [np.cos(angle)]]) * spread
-        ratio = np.mean(np.log(strengths[0] / strengths[1]))
-        if abs(ratio) >= margin:
-            inputs.append(-strengths.ravel())
-            targets.append([np.sign(ratio)])
+        paired = random.uniform(0, mixing) * np.sqrt(strengths * np.roll(strengths, -1, axis=1))
+        inputs.append(-np.concatenate([strengths.ravel(), paired.ravel()]))
+        # Disorder may carry a Hamiltonian across the transition: what counts is where it ended.
+        targets.append([np.sign(np.mean(np.log(strengths[0] / strengths[1])))])
     dtype = jnp.zeros(()).dtype
     return jnp.asarray(np.array(inputs), dtype), jnp.asarray(np.array(targets), dtype)
 

@@ -14,6 +14,9 @@ from eqprop.train.settings import EstimatorSettings
 
 __all__ = ["ResistiveRecipe"]
 
+REPORTED = 16
+"""Test examples whose power a report tells."""
+
 
 class ResistiveRecipe(Recipe):
     """A deep resistive network from the data's inputs through hidden layers to one output node per class."""
@@ -41,3 +44,13 @@ class ResistiveRecipe(Recipe):
             self.devices.optimiser(experiment.optimiser),
             is_leaf=lambda x: x is experiment.optimiser,
         )
+
+    def report_sections(self, run):
+        """Crossbars, node voltages and power, on a few held-out examples."""
+        from eqprop.train.report.circuits import layered_sections  # late: reports draw
+
+        experiment = run.experiment()
+        assert experiment.test is not None
+        inputs, targets = (part[:REPORTED] for part in experiment.test)
+        solver = self.estimator.solver.build()
+        return layered_sections(experiment.system, solver, inputs, targets, self.estimator.beta)

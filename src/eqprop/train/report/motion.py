@@ -9,7 +9,7 @@ from jaxtyping import Float
 from eqprop.gradient.certify import certify
 from eqprop.gradient.echo import BackpropagationThroughTime, EchoPropagation
 from eqprop.gradient.stencil import Stencil
-from eqprop.motion import Stack
+from eqprop.motion import Hamiltonian, Stack
 from eqprop.settle.echo import Echo
 from eqprop.settle.retrace import honest_length
 from eqprop.substrates.trajectory.animate import animate
@@ -69,6 +69,7 @@ def motion(study: Study) -> Section:
         for block in system.blocks[:-1]:
             inputs = block.output(Echo().solve(block, inputs, None, free=None, key=None).state)
         system = system.blocks[-1]
+    assert isinstance(system, Hamiltonian)
     stencil = propagate.stencil if isinstance(propagate, EchoPropagation) else None
     beta = jnp.max(jnp.abs(stencil.nodes)) if isinstance(stencil, Stencil) else jnp.asarray(0.03)
     unit = isinstance(propagate, EchoPropagation) and propagate.normalised

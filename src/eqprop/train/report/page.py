@@ -17,6 +17,7 @@ from eqprop.train.report.provenance import provenance
 from eqprop.train.report.section import LeftOut, Section
 from eqprop.train.report.settling import settling
 from eqprop.train.report.study import Study
+from eqprop.train.report.updates import updates
 from eqprop.train.run import Run
 
 __all__ = ["make_sections", "write_report"]
@@ -25,6 +26,7 @@ _BEFORE: dict[str, Callable[[Study], Section]] = {
     "Learning curves": learning_curves,
     "Is the gradient the true one?": gradient_proof,
     "How phases settle": settling,
+    "Updates beside backpropagation through time": updates,
 }
 _AFTER: dict[str, Callable[[Study], Section]] = {
     "First-layer weights": weights,

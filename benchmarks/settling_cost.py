@@ -1,0 +1,122 @@
+"""Gradient error against settling cost, for every solver of a deterministic system.
+
+Run `python benchmarks/settling_cost.py`: prints a table, and writes `results/settling_cost/settling_cost.json` and
+`settling_cost.png`. One network of hyperbolic tangents is settled with tolerances from 0.3 to 1e-9, in float64; the
+error of the symmetric estimator at the free state so found is held against implicit differentiation at the free state
+of Newton's method. Compare the curves of one run, not times of different runs.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+
+import eqprop as ep
+
+BETA = 1e-3
+"""Small enough that the difference rule's own error (about beta squared) stays below what is plotted."""
+
+SOLVERS = {
+    "gradient flow, Euler steps of 0.3": lambda rtol: ep.GradientFlow(0.3, rtol, rtol * 1e-3, 20_000),
+    "gradient flow, adaptive (Tsit5)": lambda rtol: ep.AdaptiveGradientFlow(rtol=rtol, atol=rtol * 1e-3),
+    "fixed point (synchronous)": lambda rtol: ep.FixedPoint(rtol, rtol * 1e-3, 5_000),
+    "block descent, plain": lambda rtol: ep.BlockDescent(rtol, rtol * 1e-3, 5_000, relaxation=1.0),
+    "block descent, over-relaxed": lambda rtol: ep.BlockDescent(rtol, rtol * 1e-3, 5_000),
+    "Newton": lambda rtol: ep.Newton(rtol, rtol * 1e-3),
+}
+
+
+def task(batch, key):
+    """A network of two hidden layers with strong coupling, and random inputs."""
+    keys = jax.random.split(key, 3)
+    network = ep.LayeredHopfield([64, 48, 32, 10], key=keys[0], activation=ep.Tanh(), gain=1.3)
+    inputs = jax.random.uniform(keys[1], (batch, 64))
+    targets = jnp.eye(10)[jax.random.randint(keys[2], (batch,), 0, 10)]
+    return network, ep.SquaredError(), inputs, targets
+
+
+def flat(tree):
+    """All numbers of a gradient in a row."""
+    return np.asarray(jax.flatten_util.ravel_pytree(tree)[0])
+
+
+def measure(batch, tolerances, repeats):
+    """Time, steps and error of each solver at each tolerance."""
+    problem = task(batch, jax.random.key(0))
+    truth = flat(ep.ImplicitDifferentiation(ep.Newton(1e-13, 1e-14))(*problem).gradient)
+    curves = {}
+    for name, make in SOLVERS.items():
+        points = []
+        for rtol in tolerances:
+            propagate = ep.EquilibriumPropagation(ep.symmetric(BETA), make(rtol))
+            step = jax.jit(lambda x, y, rule=propagate: rule(problem[0], problem[1], x, y))
+            found = jax.block_until_ready(step(*problem[2:]))
+            best = float("inf")
+            for _ in range(repeats):
+                began = time.perf_counter()
+                jax.block_until_ready(step(*problem[2:]))
+                best = min(best, time.perf_counter() - began)
+            error = flat(found.gradient) - truth
+            points.append(
+                {
+                    "rtol": rtol,
+                    "seconds": best,
+                    "free_steps": float(jnp.mean(found.free.steps)),
+                    "nudged_steps": float(jnp.mean(found.nudged.steps)),
+                    "settled": float(found.settled.mean()),
+                    "relative_error": float(np.linalg.norm(error) / np.linalg.norm(truth)),
+                }
+            )
+        curves[name] = points
+    machine = {"processor": platform.processor() or platform.machine(), "jax": jax.__version__}
+    return {"machine": machine, "batch": batch, "beta": BETA, "solvers": curves}
+
+
+def plot(result, path):
+    """Error over time, a curve for each solver."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, points in result["solvers"].items():
+        whole = [p for p in points if p["settled"] == 1.0]
+        axes.loglog([1e3 * p["seconds"] for p in whole], [p["relative_error"] for p in whole], "o-", label=name)
+    axes.set(
+        xlabel=f"settling and gradient, ms for {result['batch']} examples",
+        ylabel="relative error of the gradient",
+        title="Gradient error against settling cost",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results/settling_cost"), help="folder for JSON and PNG")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    result = measure(options.batch, [10.0**-k for k in (0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9)], options.repeats)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "settling_cost.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    plot(result, options.out / "settling_cost.png")
+    for name, points in result["solvers"].items():
+        print(name)
+        for p in points:
+            print(
+                f"  rtol {p['rtol']:.0e}: {1e3 * p['seconds']:8.2f} ms, {p['free_steps']:7.1f} + "
+                f"{p['nudged_steps']:6.1f} steps, settled {100 * p['settled']:3.0f} %, error {p['relative_error']:.1e}"
+            )
+
+
+if __name__ == "__main__":
+    main()

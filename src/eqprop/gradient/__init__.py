@@ -1,0 +1,1 @@
+"""Estimators: from a few equilibria to a parameter gradient; and the truths they are held against."""

@@ -1,0 +1,1 @@
+"""Solvers: from a system to an equilibrium."""

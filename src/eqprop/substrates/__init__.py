@@ -1,0 +1,1 @@
+"""Systems: scalar functions of real physics."""

@@ -1,0 +1,1 @@
+"""Training: data, configurations, runs that resume, reports."""
