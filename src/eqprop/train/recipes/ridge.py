@@ -51,6 +51,7 @@ class HyperRidgeRecipe(Recipe):
 
 
 Rows = tuple[Float[Array, "row feature"], Float[Array, " row"]]
+Task = tuple[Float[Array, "1 _row feature"], Float[Array, "1 _row"]]
 
 
 def ridge(hyper: PyTree, weights: Float[Array, " feature"], data: Rows) -> Float[Array, ""]:
@@ -65,7 +66,7 @@ def mean_squared(weights: Float[Array, " feature"], data: Rows) -> Float[Array, 
     return 0.5 * jnp.mean((jnp.dot(features, weights) - wanted) ** 2)
 
 
-def diabetes(seed: int, train: int) -> tuple[Rows, Rows, Rows]:
+def diabetes(seed: int, train: int) -> tuple[Task, Task, Task]:
     """Training, validation and test rows, each as a batch of one task; standardised by the training rows."""
     features, wanted = (np.asarray(part) for part in sklearn.datasets.load_diabetes(return_X_y=True))
     if not 10 <= train <= len(features) - 20:
