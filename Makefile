@@ -29,11 +29,10 @@ $(STAMP): requirements.lock pyproject.toml tools/setup-parts
 train: setup
 	$(BIN)/eqprop train digits
 
-# One line at the end, pytest's own. OpenMP and BLAS threads would fight for the cores the workers are pinned to.
-# The code blocks of a page share their names, so the pages and docstrings run in one process, first.
+# One line at the end, pytest's own. OpenMP and BLAS threads would fight for the cores the workers are pinned to. By file:
+# code blocks of a page share their names, tests of a file what they compiled. Pages come first, being the longest.
 test: setup
-	@$(BIN)/python -m pytest -q README.md docs src $(PYTEST) || test $$? -eq 5
-	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup tests $(PYTEST)
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile README.md docs src tests $(PYTEST)
 
 test-slow: setup
 	@$(BIN)/python -m pytest -q -m slow $(PYTEST)

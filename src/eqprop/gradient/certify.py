@@ -14,17 +14,16 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import Equilibrium
-from eqprop.gradient.estimate import Estimate, Estimator
+from eqprop.gradient.estimate import Estimate, Estimator, check_batch
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.reference import ImplicitDifferentiation, response
-from eqprop.settle.base import rms
+from eqprop.settle.base import IterativeSolver, rms
 from eqprop.settle.newton import Newton
 from eqprop.system import System
 
@@ -117,7 +116,15 @@ def certify(
         ValueError: if the batch does not fit the system.
     """
     precise = Newton(rtol=1e-12, atol=1e-13)
-    estimate = propagate(system, cost, inputs, targets, key=key)
+    inputs, targets = jax.tree.map(jnp.asarray, (inputs, targets))
+    rule = propagate if isinstance(propagate, EquilibriumPropagation) else None
+    if rule is not None:
+        check_batch(system, inputs, targets)
+        # As the caller has it, number by number; in this form the sweep over beta below is the same compiled program.
+        propagate, start = _adjustable(rule), _start(rule, system, inputs)
+        estimate = propagate(system, cost, inputs, targets, start=start, key=key)
+    else:
+        estimate = propagate(system, cost, inputs, targets, key=key)
     truth = ImplicitDifferentiation(precise) if truth is None else truth
     reference = truth(system, cost, inputs, targets, start=estimate.free.restart, key=key)
     # Only examples on which both stand are compared: estimates are means over their own settled examples.
@@ -126,18 +133,19 @@ def certify(
     drift = _drift(estimate, reference)
 
     if both.any() and not both.all():
-        inputs, targets = jax.tree.map(lambda leaf: jnp.asarray(leaf)[both], (inputs, targets))
+        inputs, targets = jax.tree.map(lambda leaf: leaf[both], (inputs, targets))
         estimate = propagate(system, cost, inputs, targets, key=key)
         reference = truth(system, cost, inputs, targets, start=estimate.free.restart, key=key)
     cosine, error = _compare(estimate, reference)
     betas, cosines, errors = (1.0,), (cosine,), (error,)
     off_branch = 0.0
     declared = beta = None
-    if isinstance(propagate, EquilibriumPropagation):
-        declared = propagate.stencil.order
-        beta = float(jnp.max(jnp.abs(propagate.stencil.draw(_any_key(key)).nodes)))
+    if rule is not None:
+        declared = rule.stencil.order
+        stencil = rule.stencil.draw(_any_key(key))
+        beta = float(np.max(np.abs(np.asarray(stencil.nodes))))
         linear_solver = truth.linear_solver if isinstance(truth, ImplicitDifferentiation) else None
-        off_branch = _off_branch(propagate, system, cost, inputs, targets, estimate, key, linear_solver)
+        off_branch = _off_branch(stencil, system, cost, inputs, targets, estimate, linear_solver)
         betas, cosines, errors = _sweep(propagate, system, cost, inputs, targets, reference, key)
     floor = _floor(reference, beta)
     exact = error <= floor
@@ -168,7 +176,9 @@ def _any_key(key):
 
 
 def _flat(tree):
-    return np.asarray(jax.flatten_util.ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0])
+    # In NumPy: each operation of JAX's outside a compiled function is a program of its own.
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in leaves])
 
 
 def _pair(a, b):
@@ -202,41 +212,46 @@ def _drift(estimate, reference):
     settled = np.asarray(estimate.settled)
     if not settled.any():
         return float("inf")
-    ours, theirs = (jax.tree.map(lambda leaf: leaf[settled], tree.free.state) for tree in (estimate, reference))
-    moved = float(rms(jax.tree.map(jnp.subtract, ours, theirs)))
+    ours, theirs = (
+        np.concatenate([np.ravel(np.asarray(leaf)[settled]) for leaf in jax.tree.leaves(tree.free.state)])
+        for tree in (estimate, reference)
+    )
+    moved, size = (float(np.sqrt(np.mean(np.abs(v) ** 2))) for v in (ours - theirs, theirs))
     # A state that is all zeros has no size of its own: measure against 1 then.
-    return moved / max(float(rms(theirs)), 1e-3) if np.isfinite(moved) else float("inf")
+    return moved / max(size, 1e-3) if np.isfinite(moved) else float("inf")
 
 
-def _off_branch(propagate, system, cost, inputs, targets, estimate, key, linear_solver):
+def _off_branch(stencil, system, cost, inputs, targets, estimate, linear_solver):
     """Fraction of nudged phases further from the linear response than half of it."""
     if not isinstance(estimate.nudged, Equilibrium):
         return 0.0
-    stencil = propagate.stencil.draw(_any_key(key))
     nodes = stencil.nodes[1:] if stencil.starts_free else stencil.nodes
+    return float(_strays(nodes, system, cost, inputs, targets, estimate.free, estimate.nudged, linear_solver))
 
+
+@eqx.filter_jit
+def _strays(nodes, system, cost, inputs, targets, free, nudged, linear_solver):
     def one(example):
         x, y, state = example
         return response(system, cost, x, y, state, linear_solver)
 
-    slope = jax.lax.map(
-        one, (jax.tree.map(jnp.asarray, inputs), jax.tree.map(jnp.asarray, targets), estimate.free.state)
-    )
+    slope = jax.lax.map(one, (inputs, targets, free.state))
 
     def strays(beta, phase):
         predicted = jax.tree.map(lambda v: beta * v, slope)
-        actual = jax.tree.map(jnp.subtract, phase.state, estimate.free.state)
+        actual = jax.tree.map(jnp.subtract, phase.state, free.state)
         gap = jax.vmap(lambda a, p: rms(jax.tree.map(jnp.subtract, a, p)))(actual, predicted)
-        size, noise = jax.vmap(rms)(predicted), estimate.free.residual + phase.residual
+        size, noise = jax.vmap(rms)(predicted), free.residual + phase.residual
         return gap > 0.5 * size + 10 * noise
 
-    lost = [strays(beta, jax.tree.map(lambda leaf, k=k: leaf[k], estimate.nudged)) for k, beta in enumerate(nodes)]
-    return float(np.mean(np.asarray(lost)))
+    with jax.numpy_dtype_promotion("standard"):  # complex nodes meet real responses
+        lost = [strays(nodes[k], jax.tree.map(lambda leaf, k=k: leaf[k], nudged)) for k in range(nodes.shape[0])]
+    return jnp.mean(jnp.stack(lost).astype(float))
 
 
 def _sweep(propagate, system, cost, inputs, targets, reference, key):
     """Cosines and errors of the tightly settled estimator over beta."""
-    tight = _tightened(propagate)
+    tight = _adjustable(propagate, tight=True)
     factors, cosines, errors = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125), [], []
     for factor in factors:
         estimate = tight.scaled(factor)(system, cost, inputs, targets, start=reference.free.restart, key=key)
@@ -246,16 +261,30 @@ def _sweep(propagate, system, cost, inputs, targets, reference, key):
     return factors, tuple(cosines), tuple(errors)
 
 
-def _tightened(propagate):
-    """The same estimator, settling to near rounding: so that what is left is the error of the stencil."""
+def _start(rule, system, inputs):
+    """Where free phases begin, spelled out; None where the solver decides."""
+    if rule.solver.host or rule.solver.stochastic:
+        return None
+    return jax.vmap(system.initial_state)(inputs)
 
-    def tight(solver):
+
+def _adjustable(propagate, *, tight=False):
+    """The same estimator with its tolerances as arrays, which may change without another compilation.
+
+    `tight` settles to near rounding, so that what is left is the error of the stencil.
+    """
+
+    def adjusted(solver):
         if solver is None or not all(hasattr(solver, name) for name in ("rtol", "atol", "max_steps")):
             return solver
-        return eqx.tree_at(lambda s: (s.rtol, s.atol, s.max_steps), solver, (1e-12, 1e-14, 20 * solver.max_steps))
+        rtol, atol, steps = (1e-12, 1e-14, 20) if tight else (solver.rtol, solver.atol, 1)
+        solver = eqx.tree_at(lambda s: (s.rtol, s.atol), solver, (jnp.asarray(rtol), jnp.asarray(atol)))
+        if isinstance(solver, IterativeSolver):
+            return eqx.tree_at(lambda s: s.max_steps, solver, jnp.asarray(steps * solver.max_steps))
+        return eqx.tree_at(lambda s: s.max_steps, solver, steps * solver.max_steps)
 
     return EquilibriumPropagation(
-        propagate.stencil, tight(propagate.solver), propagate.nudge, tight(propagate.nudged_solver)
+        propagate.stencil, adjusted(propagate.solver), propagate.nudge, adjusted(propagate.nudged_solver)
     )
 
 
