@@ -28,8 +28,12 @@ class Unrolled(eqx.Module):
     def __call__(self, x):
         state = self.system.initial_state(x)
         carry = SOLVER.init(self.system, x, state, {})
-        for _ in range(60):
-            state, _, carry = SOLVER.step(self.system, x, state, carry)
+
+        def step(carried, _):
+            state, _, carry = SOLVER.step(self.system, x, *carried)
+            return (state, carry), None
+
+        (state, _), _ = jax.lax.scan(step, (state, carry), length=60)
         return self.system.output(state)
 
 
@@ -38,6 +42,7 @@ def model(physics):
     return Model(eqx.nn.Linear(3, 4, key=keys[0]), physics, eqx.nn.Linear(5, 3, key=keys[1]))
 
 
+@eqx.filter_jit
 def loss(model, inputs):
     logits = jax.vmap(model)(inputs)
     return jnp.mean(jax.vmap(ep.CrossEntropy())(logits, LABELS))
