@@ -81,6 +81,30 @@ def test_a_cost_that_couples_outputs_drawn_together_is_refused(getkey):
         categorical_field(lambda o: jnp.sum(o[0] * o[1]), 2, 3, jnp.zeros(()).dtype)
 
 
+def test_many_chains_are_redrawn_as_one_by_one(getkey):
+    # Chains together have a layout of their own; so have chains of examples, and of models, one for each.
+    model = ep.Ising(1, 6, [(0, 1), (1, 2), (2, 3), (3, 1), (4, 5), (5, 6)], key=getkey(), gain=2.0)
+    inputs, temperature = jax.random.normal(getkey(), (2, 1)), jnp.asarray(0.7)
+    states = jnp.where(jax.random.bernoulli(getkey(), shape=(2, 3, 6)), 1.0, -1.0)
+    keys = jax.random.split(getkey(), (2, 3))
+
+    def sweep(model, x, key, state):
+        conditionals = model.conditionals(x, None)
+        noise = conditionals.noise(key)
+        for block in range(conditionals.count):
+            state = conditionals.draw(block, noise, temperature, state)
+        return state
+
+    alone = [[sweep(model, inputs[i], keys[i, k], states[i, k]) for k in range(3)] for i in range(2)]
+    chains = jax.vmap(sweep, (None, None, 0, 0))
+    np.testing.assert_array_equal(jax.vmap(chains, (None, 0, 0, 0))(model, inputs, keys, states), alone)
+    models = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), model)
+    each = jax.vmap(chains)(models, inputs, keys, states)
+    np.testing.assert_array_equal(each[0], alone[0])
+    double = jax.tree.map(lambda leaf: 2 * leaf, model)
+    np.testing.assert_array_equal(each[1, 2], sweep(double, inputs[1], keys[1, 2], states[1, 2]))
+
+
 def test_blocks_hold_no_two_coupled_spins(getkey):
     model = ep.Ising(1, 6, [(0, 1), (1, 2), (2, 3), (3, 1), (4, 5), (5, 6)], key=getkey())
     blocks = model.blocks()
