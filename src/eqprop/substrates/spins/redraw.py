@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 __all__ = ["Colours", "draw_spins", "redraw"]
 
 _WRITTEN_OUT = 8  # colours up to this number have tables of their own sizes
+_LARGE = 500  # entries from which a table is summed neighbour by neighbour: faster, but slower to compile
 
 
 class Colours:
@@ -73,8 +74,11 @@ def redraw(
     def many(noise, temperature, state, field, coupling):
         """The same with chains along a last axis, of length 1 where all chains share a value."""
         felt = field[members]
-        for k in range(neighbours.shape[1]):
-            felt = felt + coupling[links[:, k]] * state[neighbours[:, k]]
+        if links.size < _LARGE:
+            felt = felt + jnp.sum(coupling[links] * state[neighbours], axis=1)
+        else:
+            for k in range(links.shape[1]):
+                felt = felt + coupling[links[:, k]] * state[neighbours[:, k]]
         drawn = draw_spins(noise[members], felt, temperature[None])
         state = jnp.broadcast_to(state, (state.shape[0], drawn.shape[-1]))
         return state.at[members].set(drawn, unique_indices=True)
