@@ -130,7 +130,7 @@ def _lanczos(apply, start, found, count):
     return values[0], ritz, residual, spread, high
 
 
-def _orthogonal(vector: Inexact[Array, " dim"], found: Inexact[Array, "level dim"]) -> PyTree:
+def _orthogonal(vector: Inexact[Array, " dim"], found: Inexact[Array, "level dim"]) -> Inexact[Array, " dim"]:
     """What is left of a vector beside the levels found before."""
     if found.shape[0] == 0:
         return vector
