@@ -3,7 +3,7 @@
 Both samplers get the same 1,000-spin graph (random, three edges a spin), temperature, and number of chains, and take
 turns in one process; compilation is not counted. Prints one JSON object.
 
-    python benchmarks/gibbs.py [--chains 1 16] [--sweeps 2000] [--repeats 5]
+    python benchmarks/gibbs.py [--chains 1 16 64] [--sweeps 2000] [--repeats 5]
 """
 
 import argparse
@@ -145,7 +145,7 @@ def langevin(steps: int) -> dict[str, float]:
 def main() -> None:
     """Run all and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chains", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--chains", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--sweeps", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

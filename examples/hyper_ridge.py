@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import eqprop as ep
-from eqprop.train.recipes.ridge import diabetes, mean_squared, ridge
+from eqprop.train.recipes.ridge import diabetes, error_of, mean_squared, ridge
 
 
 def main(folder: Path) -> float:
@@ -31,7 +31,7 @@ def main(folder: Path) -> float:
             lambda s: s.hyper, system, jax.tree.map(lambda h, u, k=step: h + u * 0.98**k, system.hyper, update)
         )
     grid = np.linspace(-4, 4, 801)
-    curve = np.array([validation_error(strength, train, validation) for strength in grid])
+    curve = np.array([error_of(np.array([strength]), train, validation) for strength in grid])
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
     axes.plot(grid, curve, "0.6", label="grid of 801 strengths")
     axes.plot(*np.array(visited).T, ".-", color="tab:red", label="equilibrium propagation")
@@ -44,16 +44,6 @@ def main(folder: Path) -> float:
     figure.savefig(folder / "hyper_ridge.svg", metadata={"Date": None})
     plt.close(figure)
     return visited[-1][1] / curve.min()
-
-
-def validation_error(log_strength, train, validation):
-    """Of the closed form of ridge regression."""
-    features, wanted = (np.asarray(part[0], float) for part in train)
-    count, size = features.shape
-    normal = features.T @ features / count + np.exp(log_strength) * np.eye(size)
-    weights = np.linalg.solve(normal, features.T @ wanted / count)
-    other, held_out = (np.asarray(part[0], float) for part in validation)
-    return 0.5 * np.mean((other @ weights - held_out) ** 2)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import eqprop as ep
-from eqprop.substrates.field import AsymmetricNetwork
+from eqprop.substrates.field_networks import AsymmetricNetwork
 
 
 def main(folder: Path) -> tuple[float, float, float]:

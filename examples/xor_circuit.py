@@ -4,9 +4,14 @@ About 10 s. Prints outputs before and after, power, and what one conductance saw
 """
 
 # %% The circuit
+import sys
+from pathlib import Path
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
 import optax
 
 import eqprop as ep
@@ -30,8 +35,8 @@ def build(key):
     return circuit.compile()
 
 
-def main(steps=300):
-    """Train; returns the outputs for the four patterns, and the targets. [V]"""
+def main(folder: Path, steps=300):
+    """Train, draw `xor_circuit.svg`; returns the outputs for the four patterns, and the targets. [V]"""
     network = build(jax.random.key(0))
     inputs = jnp.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
     targets = jnp.array([[-0.1], [0.1], [0.1], [-0.1]])
@@ -53,6 +58,7 @@ def main(steps=300):
         updates, state = optimiser.update(estimate.gradient, state)
         return ckt.project(eqx.apply_updates(network, updates)), state
 
+    before = on_a_plane(network)
     for _ in range(steps):
         network, state = step(network, state)
 
@@ -60,8 +66,30 @@ def main(steps=300):
     points = ckt.operating_points(network, inputs)
     print("outputs after: ", ", ".join(ckt.engineering(float(v), "V") for v in points.outputs[:, 0]))
     print(f"dissipated: {ckt.engineering(float(points.balance.absorbed.mean()), 'W')}")
+    draw(folder, {"before": before, "after": on_a_plane(network)}, inputs, targets)
     return points.outputs, targets
 
 
+AXIS = np.linspace(-1.5, 1.5, 41)
+
+
+def on_a_plane(network):
+    """The output over all pairs of input voltages. [V]"""
+    plane = jnp.asarray(np.stack(np.meshgrid(AXIS, AXIS), -1).reshape(-1, 2))
+    return np.asarray(ckt.operating_points(network, plane).outputs).reshape(len(AXIS), len(AXIS))
+
+
+def draw(folder, planes, inputs, targets):
+    figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained", sharey=True)
+    for axes, (when, plane) in zip(panels, planes.items(), strict=True):
+        shown = axes.pcolormesh(AXIS, AXIS, 1e3 * plane, cmap="coolwarm", vmin=-150, vmax=150, rasterized=True)
+        axes.scatter(*np.asarray(inputs).T, c=np.asarray(targets)[:, 0], cmap="gray", edgecolor="k", s=80)
+        axes.set(xlabel="first input [V]", title=f"{when} training")
+    panels[0].set_ylabel("second input [V]")
+    figure.colorbar(shown, ax=panels, label="output [mV]")
+    figure.savefig(folder / "xor_circuit.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "."))

@@ -19,7 +19,8 @@ from eqprop.settle.base import Solver, settle
 from eqprop.settle.branches import Polished, branches, held
 from eqprop.settle.descent import AdaptiveGradientFlow, BlockDescent, FixedPoint, GradientFlow
 from eqprop.settle.doubled import DoubledFlow
-from eqprop.settle.eigen import DenseEigen, Lanczos, ThermalEigen
+from eqprop.settle.eigen import DenseEigen, ThermalEigen
+from eqprop.settle.lanczos import Lanczos
 from eqprop.settle.newton import Newton
 from eqprop.settle.outside import OutsideNudge
 from eqprop.settle.path import PathNewton

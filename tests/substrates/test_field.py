@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import eqprop as ep
-from eqprop.substrates.field import AsymmetricNetwork, FeedForward
+from eqprop.substrates.field_networks import AsymmetricNetwork, FeedForward
 
 NEWTON = ep.Newton(rtol=1e-12, atol=1e-13)
 COST = ep.SquaredError()

@@ -132,6 +132,32 @@ def test_twelve_spins_against_arpack():
         assert float(found.gap) == pytest.approx(gaps.min(), rel=1e-6)
 
 
+@pytest.mark.slow
+def test_the_gradient_of_twelve_spins_against_sternheimers_equation():
+    system = ising(12, seed=2)
+    rule = ep.EquilibriumPropagation(ep.symmetric(0.025), ep.Lanczos())
+    estimate = rule(system, ep.SquaredError(), NO_INPUTS, TARGETS)
+    psi, energy = estimate.free.state[0], float(estimate.free.value[0])
+
+    def image(coefficients, terms):
+        return PauliHamiltonian(12, terms, coefficients, system.observables).apply(psi, NONE)
+
+    observables = [[o] for o in system.observables]
+    each = jax.vmap(image, (0, None))
+    force = each(jnp.eye(3), observables).T @ (system.output(psi) - TARGETS[0])
+    apply = jax.jit(lambda v: system.apply(v, NONE))
+    away = np.asarray(force - psi * (psi @ force))
+    shifted = scipy.sparse.linalg.LinearOperator(
+        (2**12,) * 2, lambda v: np.asarray(apply(v.ravel())) - energy * v.ravel(), dtype=float
+    )
+    response, failed = scipy.sparse.linalg.minres(shifted, away, rtol=1e-10)
+    assert not failed
+    response = response - np.asarray(psi) * (np.asarray(psi) @ response)
+    wanted = -2 * np.asarray(each(jnp.eye(len(system.terms)), system.terms)) @ response
+    assert estimate.settled.all()
+    assert error(estimate.gradient.coefficients, wanted) < 1e-3
+
+
 def test_dense_and_lanczos_agree_and_newton_finds_nothing_to_improve():
     system = ising(5)
     for level in [0, 3]:

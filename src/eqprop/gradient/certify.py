@@ -21,6 +21,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from eqprop.cost import Cost
 from eqprop.equilibrium import Equilibrium
 from eqprop.gradient.estimate import Estimate, Estimator, check_batch
+from eqprop.gradient.one_phase import OnePhase
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.reference import ImplicitDifferentiation, response
 from eqprop.settle.base import IterativeSolver, rms
@@ -43,7 +44,7 @@ class Certificate:
     order: float | None
     """Fitted order of the error in beta; None where the error is exact, or does not follow a power."""
     declared_order: int | None
-    """The order that the stencil declares."""
+    """The order that the stencil declares; None where there is no stencil."""
     exact: bool
     """Whether the error is at the rounding floor."""
     floor: float
@@ -76,7 +77,8 @@ class Certificate:
 
     def __str__(self) -> str:
         error = "exact (at the rounding floor)" if self.exact else f"relative error {self.relative_error:.2e}"
-        order = "" if self.order is None else f", order {self.order:.2f} in beta (declared {self.declared_order})"
+        declared = "" if self.declared_order is None else f" (declared {self.declared_order})"
+        order = "" if self.order is None else f", order {self.order:.2f} in beta{declared}"
         lines = [
             f"{'CERTIFIED' if self.ok else 'REFUSED'}: cosine {self.cosine:.8f}, {error}{order}",
             *(f"  {name:<24} cosine {c:.8f}  relative error {e:.2e}" for name, (c, e) in self.parameters.items()),
@@ -146,6 +148,9 @@ def certify(
         beta = float(np.max(np.abs(np.asarray(stencil.nodes))))
         linear_solver = truth.linear_solver if isinstance(truth, ImplicitDifferentiation) else None
         off_branch = _off_branch(stencil, system, cost, inputs, targets, estimate, linear_solver)
+    elif isinstance(propagate, OnePhase):
+        beta = float(jnp.abs(propagate.beta))
+    if isinstance(propagate, EquilibriumPropagation | OnePhase):
         betas, cosines, errors = _sweep(propagate, system, cost, inputs, targets, reference, key)
     floor = _floor(reference, beta)
     exact = error <= floor
@@ -283,6 +288,8 @@ def _adjustable(propagate, *, tight=False):
             return eqx.tree_at(lambda s: s.max_steps, solver, jnp.asarray(steps * solver.max_steps))
         return eqx.tree_at(lambda s: s.max_steps, solver, steps * solver.max_steps)
 
+    if isinstance(propagate, OnePhase):
+        return OnePhase(propagate.beta, adjusted(propagate.solver), propagate.nudge)
     return EquilibriumPropagation(
         propagate.stencil, adjusted(propagate.solver), propagate.nudge, adjusted(propagate.nudged_solver)
     )

@@ -1,7 +1,7 @@
 r"""Eigenstates as equilibria: systems whose energy is the Rayleigh quotient of a Hamiltonian.
 
 * `DenseEigen`: the ground state or any excited one, from the whole spectrum.
-* `Lanczos`: the same, matrix-free: H is only applied. Restarted until $\lVert H\psi - E\psi\rVert$ is small.
+* `eqprop.settle.lanczos.Lanczos`: the same, matrix-free.
 * `ThermalEigen`: the thermal state $\rho = e^{-H/T}/Z$, as its purification $\rho^{1/2}$.
 
 H itself is read off the energy, $H\psi = \tfrac12\nabla E(\psi) + E\psi$ at unit norm, so a nudged system is solved
@@ -13,21 +13,22 @@ A level is an isolated stationary point only if no other level shares its energy
 the gap.
 
 Source:
-    C. Lanczos, An iteration method for the solution of the eigenvalue problem, 1950. B. N. Parlett, The symmetric
-    eigenvalue problem, 1998, chapters 11 to 13.
+    B. N. Parlett, The symmetric eigenvalue problem, 1998, chapter 11.
 """
+
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float, Inexact, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from eqprop.equilibrium import RESULT, AbstractEquilibrium, Equilibrium
 from eqprop.settle.base import Solver, real_dtype
 from eqprop.system import CostNudged, Forced, System
 
-__all__ = ["DenseEigen", "Eigenstate", "Lanczos", "ThermalEigen"]
+__all__ = ["DenseEigen", "Eigenstate", "LevelSolver", "ThermalEigen", "check_level", "hamiltonian", "self_consistent"]
 
 
 class Eigenstate(AbstractEquilibrium):
@@ -54,7 +55,17 @@ class Eigenstate(AbstractEquilibrium):
         return fn(self.state)
 
 
-class DenseEigen(Solver):
+class LevelSolver(Solver):
+    """A solver for one level of the spectrum."""
+
+    level: eqx.AbstractVar[int]
+    degenerate: eqx.AbstractVar[float]
+    rtol: eqx.AbstractVar[float]
+    atol: eqx.AbstractVar[float]
+    max_steps: eqx.AbstractVar[int]
+
+
+class DenseEigen(LevelSolver):
     """Level number `level` (0 is the ground state) by diagonalising H as a matrix: up to about 10 spins.
 
     `degenerate` is the gap, relative to the largest energy, below which two levels count as one.
@@ -67,7 +78,7 @@ class DenseEigen(Solver):
     max_steps: int = 50
 
     def __check_init__(self):
-        _check_level(self.level)
+        check_level(self.level)
 
     def solve(self, system, inputs, start, *, free, key):
         del key
@@ -82,57 +93,7 @@ class DenseEigen(Solver):
             values, vectors = jnp.linalg.eigh(_matrix(linear, inputs, size, start.dtype))
             return values, vectors.T, steps + 0
 
-        return _self_consistent(self, system, inputs, start, free, diagonalise)
-
-
-class Lanczos(Solver):
-    """Level number `level` by the Lanczos method with full reorthogonalisation, restarted, lower levels deflated.
-
-    Args:
-        level: 0 is the ground state.
-        krylov: Vectors of a Krylov space: memory is `krylov` states.
-        rtol: Accuracy of the eigenvector; relative to the displacement in nudged phases.
-        atol: Absolute accuracy of the eigenvector, in free phases.
-        max_steps: Restarts for each level, and solves of a cost that is not linear.
-        degenerate: As for `DenseEigen`.
-    """
-
-    level: int = 0
-    krylov: int = 40
-    rtol: float = 1e-8
-    atol: float = 1e-10
-    max_steps: int = 200
-    degenerate: float = 1e-7
-
-    def __check_init__(self):
-        _check_level(self.level)
-        if self.krylov < 3:
-            raise ValueError(f"`Lanczos.krylov` must be at least 3; got {self.krylov}. 30 to 60 are usual.")
-
-    def solve(self, system, inputs, start, *, free, key):
-        del key
-        size = start.shape[0]
-        if self.level + 2 > size:
-            raise ValueError(
-                f"`Lanczos.level` = {self.level} needs more than the {size} states there are; use `DenseEigen`."
-            )
-        # In a nudged phase the displacement counts, which may be small: to rounding.
-        precise = 0.1 * (self.atol + self.rtol) if free is None else 50 * float(jnp.finfo(start.dtype).eps)
-
-        def lowest(linear, state, steps):
-            apply = _hamiltonian(linear, inputs)
-            values, vectors = [], jnp.zeros((0, size), start.dtype)
-            # The level wanted and the next one above, which tells the gap.
-            for k in range(self.level + 2):
-                begin = state if k == self.level else _another(size, k, start.dtype)
-                above = k == self.level + 1
-                value, vector, used = _restarted(apply, begin, vectors, self, 1e-5 if above else precise, above)
-                values.append(value)
-                vectors = jnp.concatenate([vectors, vector[None]])
-                steps = steps + used
-            return jnp.stack(values), vectors, steps
-
-        return _self_consistent(self, system, inputs, start, free, lowest)
+        return self_consistent(self, system, inputs, start, free, diagonalise)
 
 
 class ThermalEigen(Solver):
@@ -173,7 +134,8 @@ class ThermalEigen(Solver):
         return Eigenstate(state, result, change, jnp.zeros((), jnp.int32), values[0], values[1] - values[0])
 
 
-def _check_level(level):
+def check_level(level: int) -> None:
+    """Raise ValueError for a level below the ground state."""
     if level < 0:
         raise ValueError(f"`level` counts from the ground state, 0; got {level}.")
 
@@ -190,7 +152,7 @@ def _linearised(system: System, state: Array) -> System:
     return Forced(system.system, system.cost, system.targets, here, system.beta)
 
 
-def _hamiltonian(system, inputs):
+def hamiltonian(system: System, inputs: PyTree) -> Callable[[Array], Array]:
     """H times a vector, read off the energy of the normalised vector."""
 
     def apply(vector):
@@ -204,12 +166,28 @@ def _hamiltonian(system, inputs):
 
 
 def _matrix(system, inputs, size, dtype):
-    columns = jax.vmap(_hamiltonian(system, inputs))(jnp.eye(size, dtype=dtype))
+    columns = jax.vmap(hamiltonian(system, inputs))(jnp.eye(size, dtype=dtype))
     return 0.5 * (columns + columns.T)
 
 
-def _self_consistent(solver, system, inputs, start, free, lowest) -> Eigenstate:
-    """Solve, linearising a cost nudge at the last state, until the state stands still; then judge it."""
+def self_consistent(
+    solver: LevelSolver,
+    system: System,
+    inputs: PyTree,
+    start: Array,
+    free: AbstractEquilibrium | None,
+    lowest: Callable[[System, Array, Int[Array, ""]], tuple[Array, Array, Int[Array, ""]]],
+) -> Eigenstate:
+    """Solve, linearising a cost nudge at the last state, until the state stands still; then judge it.
+
+    Args:
+        solver: Says which level, and how closely.
+        system: Free or nudged.
+        inputs: Of the example.
+        start: Where to begin.
+        free: The free state, in nudged phases.
+        lowest: `(system, state, steps)` to energies, eigenvectors as rows, and steps with those taken added.
+    """
     level = min(solver.level, start.shape[0] - 1)
 
     def solve(state, steps):
@@ -277,74 +255,3 @@ def _repeat(step, state, extra, *, limit: int = 100):
     begin = (state, jnp.full_like(state, jnp.inf), extra, jnp.zeros((), jnp.int32))
     state, _, extra, _ = jax.lax.while_loop(unfinished, again, begin)
     return state, extra
-
-
-def _another(size, index, dtype):
-    """A start for level number `index`, with no symmetry: fixed pseudo-random amplitudes."""
-    return jax.random.normal(jax.random.key(index), (size,), dtype)
-
-
-def _restarted(apply, begin, found, solver, precise, value_only):
-    """Lowest eigenpair orthogonal to the rows of `found`, and how often H was applied.
-
-    With `value_only` the eigenvalue is enough, and levels close above need not be told apart.
-    """
-    tiny = jnp.finfo(begin.dtype).tiny
-
-    def cycle(loop):
-        vector, _, _, steps = loop
-        value, ritz, residual, spread, scale = _lanczos(apply, vector, found, solver.krylov)
-        beyond = jnp.maximum(residual - 10 * jnp.finfo(vector.dtype).eps * scale, 0)
-        error = beyond / (scale if value_only else spread)
-        return ritz, value, error, steps + solver.krylov
-
-    def unfinished(loop):
-        _, _, error, steps = loop
-        return ~(error <= precise) & (steps < solver.max_steps * solver.krylov) & ~jnp.isnan(error)
-
-    start = _orthogonal(begin, found)
-    start = start / jnp.maximum(jnp.linalg.norm(start), tiny)
-    loop = (start, jnp.zeros((), begin.dtype), jnp.full((), jnp.inf, begin.dtype), jnp.zeros((), jnp.int32))
-    vector, value, _, steps = jax.lax.while_loop(unfinished, cycle, loop)
-    return value, vector, steps
-
-
-def _lanczos(apply, start, found, count):
-    """One Krylov space from `start`: lowest Ritz value and vector, residual, distance to the next value, scale."""
-    size = start.shape[0]
-    count = min(count, size - found.shape[0])
-
-    def extend(carry, index):
-        basis, vector = carry
-        basis = basis.at[index].set(vector)
-        image = _orthogonal(apply(vector), found)
-        diagonal = jnp.dot(vector, image)
-        # Twice is enough: full reorthogonalisation keeps the basis orthogonal to rounding.
-        rest = image - basis.T @ (basis @ image)
-        rest = rest - basis.T @ (basis @ rest)
-        rest = _orthogonal(rest, found)
-        beside = jnp.linalg.norm(rest)
-        # An invariant subspace is exhausted: go on with zeros, which add levels of their own far above.
-        gone = beside <= 1e2 * jnp.finfo(start.dtype).eps * (jnp.abs(diagonal) + 1)
-        following = jnp.where(gone, jnp.zeros_like(rest), rest / jnp.where(gone, 1, beside))
-        return (basis, following), (diagonal, jnp.where(gone, 0, beside), jnp.any(vector != 0))
-
-    begin = (jnp.zeros((count, size), start.dtype), start)
-    (basis, _), (diagonal, beside, alive) = jax.lax.scan(extend, begin, jnp.arange(count))
-    high = 1 + jnp.max(jnp.abs(diagonal)) + 2 * jnp.max(beside)
-    diagonal = jnp.where(alive, diagonal, high)
-    matrix = jnp.diag(diagonal) + jnp.diag(beside[:-1], 1) + jnp.diag(beside[:-1], -1)
-    values, vectors = jnp.linalg.eigh(matrix)
-    ritz = _orthogonal(basis.T @ vectors[:, 0], found)
-    ritz = ritz / jnp.linalg.norm(ritz)
-    # The residual over the distance to the next Ritz value is the error of the vector.
-    residual = beside[-1] * jnp.abs(vectors[-1, 0])
-    spread = jnp.maximum(values[1] - values[0], jnp.finfo(start.dtype).eps * high)
-    return values[0], ritz, residual, spread, high
-
-
-def _orthogonal(vector: Inexact[Array, " dim"], found: Inexact[Array, "level dim"]) -> PyTree:
-    """What is left of a vector beside the levels found before."""
-    if found.shape[0] == 0:
-        return vector
-    return vector - found.T @ (found @ vector)

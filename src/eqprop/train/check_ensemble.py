@@ -14,8 +14,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from eqprop.cost import Cost, SquaredError
 from eqprop.equilibrium import RESULT, Ensemble
@@ -28,11 +27,10 @@ from eqprop.settle.base import Solver
 from eqprop.settle.sample import MALA, Enumeration, Gibbs, Langevin, Sampler
 from eqprop.system import CostNudged, Nudge, System
 from eqprop.train.check import inputs_or_none_needed, moved_outputs, sanity
+from eqprop.train.scores import gradient_scores, largest, limit, name_of_mean, state_scores
 
 __all__ = ["CheckedEnsemble", "check_ensemble", "is_stochastic"]
 
-CHANCE = 1e-3
-"""How often a right system may be called wrong."""
 TOLERANCE = 0.05
 """Largest systematic relative error of the gradient that is accepted without a word."""
 SURROGATE = 0.95
@@ -47,12 +45,12 @@ class CheckedEnsemble:
     temperature: float
     reference: str
     """What counts as the true distribution."""
-    state_score: float
-    """Largest score of the mean state and energy; 0 where nothing is sampled."""
-    gradient_score: float
-    """Largest score of the gradient."""
+    state_scores: Float[np.ndarray, "example mean"]
+    """Scores of the means of units and of the energy; 0 where nothing is sampled."""
+    gradient_scores: Float[np.ndarray, " entry"]
+    """Scores of the entries of the gradient."""
     scores_expected: float
-    """What the larger of them exceeds by chance once in a thousand checks."""
+    """What the largest of them exceeds by chance once in a thousand checks."""
     noise: float
     """Standard error of the gradient, over its size."""
     bias: float
@@ -64,6 +62,16 @@ class CheckedEnsemble:
     problems: tuple[str, ...]
     """What is wrong, with remedies."""
     warnings: tuple[str, ...]
+
+    @property
+    def state_score(self) -> float:
+        """The largest score of a mean."""
+        return largest(self.state_scores)
+
+    @property
+    def gradient_score(self) -> float:
+        """The largest score of an entry of the gradient."""
+        return largest(self.gradient_scores)
 
     @property
     def ok(self) -> bool:
@@ -122,26 +130,24 @@ def check_ensemble(
         )
         expected = rule(system, cost, inputs, targets, key=jax.random.key(1))
 
-    states, units = _state_scores(system, inputs, free, truth.free)
-    gradients, noise, off = _gradient_scores(estimate, expected)
-    sampled = [p for p in (free, truth.free) if isinstance(p, Ensemble) and p.weights is None]
-    dof = _least([phase.groups for phase in sampled]) - 1
-    limit = _limit(dof, states.size + gradients.size)
-    state_score, gradient_score = _largest(states), _largest(gradients)
+    states = state_scores(system, inputs, free, truth.free)
+    gradients, noise, off = gradient_scores(estimate, expected)
+    sampled = [p.groups for p in (free, truth.free) if isinstance(p, Ensemble) and p.weights is None]
+    accepted = limit(min(sampled, default=np.inf), states.size + gradients.size)
     excess = max(off**2 - noise**2, 0.0) ** 0.5
     bias = excess if certificate is None else certificate.relative_error
     step_bias = None if free.step_bias is None else float(jnp.max(jnp.abs(free.step_bias)))
 
-    if state_score > limit:
-        told = f"{units[int(np.argmax(states))]} is off by {state_score:.1f} standard errors"
-        wrong = _wrong_distribution(system, solver, inputs, keys, truth.free, limit, told, step_bias)
+    if largest(states) > accepted:
+        told = f"{name_of_mean(states)} is off by {largest(states):.1f} standard errors"
+        wrong = _wrong_distribution(system, solver, inputs, keys, truth.free, accepted, told, step_bias)
         (warnings if step_bias is not None and step_bias <= TOLERANCE else problems).append(wrong)
     if dead == estimate.settled.size:
         problems.append(_no_contrast(expected, jax.tree.leaves(free.state)[0].shape[1]))
-    elif gradient_score > limit and excess > TOLERANCE:
+    elif largest(gradients) > accepted and excess > TOLERANCE:
         problems.append(
-            f"The gradient is wrong: entries are off by up to {gradient_score:.1f} standard errors, {excess:.0%} of "
-            "its size beyond the noise. Check `energy`, and that nudged phases have time to settle (`burn_in`)."
+            f"The gradient is wrong: entries are off by up to {largest(gradients):.1f} standard errors, {excess:.0%} "
+            "of its size beyond the noise. Check `energy`, and that nudged phases have time to settle (`burn_in`)."
         )
     if certificate is not None:
         _judge_bias(certificate, problems, warnings)
@@ -159,9 +165,9 @@ def check_ensemble(
         sampler=type(solver).__name__,
         temperature=float(solver.temperature),
         reference=_described(better, exact, truth.free),
-        state_score=state_score,
-        gradient_score=gradient_score,
-        scores_expected=limit,
+        state_scores=states,
+        gradient_scores=gradients,
+        scores_expected=accepted,
         noise=noise,
         bias=bias,
         step_bias=step_bias,
@@ -243,81 +249,13 @@ def _failures(estimate: Estimate) -> list[str]:
     return [f"{np.mean(~settled):.0%} of the examples did not settle: {' '.join(sorted({RESULT[e] for e in ends}))}"]
 
 
-def _state_scores(system, inputs, free: Ensemble, reference: Ensemble):
-    """Scores of the means of each unit and of the energy, for all examples; and what to call them."""
-    ours, _, error = _moments(system, inputs, free)
-    theirs, variance, more = _moments(system, inputs, reference)
-    if free.weights is None:
-        # A unit that hardly ever turns may not have turned at all, and its samples show no spread: the error is at
-        # least that of as many independent samples of the reference.
-        error = np.maximum(error, np.sqrt(variance / jax.tree.leaves(free.state)[0].shape[1]))
-    scores = _scores(ours - theirs, np.hypot(error, more))
-    units = scores.shape[1] - 1
-    names = [f"the mean of {f'unit {k}' if k < units else 'the energy'}" for k in range(units + 1)] * scores.shape[0]
-    return scores.ravel(), names
-
-
-def _moments(system, inputs, ensembles):
-    """Mean, variance and standard error of the mean, of each unit and of the energy. [example, unit]"""
-    return tuple(np.asarray(part) for part in _moments_compiled(system, inputs, ensembles))
-
-
-@eqx.filter_jit
-def _moments_compiled(system, inputs, ensembles):
-    def one(ensemble, x):
-        def read(state):
-            return jnp.append(jax.flatten_util.ravel_pytree(state)[0], system.energy(state, x))
-
-        mean = ensemble.expect(read)
-        return mean, ensemble.expect(lambda s: (read(s) - mean) ** 2), ensemble.standard_error(read)
-
-    return jax.vmap(one)(ensembles, inputs)
-
-
-def _gradient_scores(estimate: Estimate, expected: Estimate):
-    """Scores of the entries of the gradient; its standard error and its error, over its size."""
-    ours, theirs = (np.asarray(jax.flatten_util.ravel_pytree(e.gradient)[0]) for e in (estimate, expected))
-    first, second = (
-        0.0 if e.standard_error is None else np.asarray(jax.flatten_util.ravel_pytree(e.standard_error)[0])
-        for e in (estimate, expected)
-    )
-    error = np.hypot(first, second) * np.ones_like(ours)
-    # An entry whose samples happen to show no spread is judged by that of the others.
-    error = np.where(error > 0, error, np.sqrt(np.mean(error**2)))
-    size = max(float(np.linalg.norm(theirs)), np.finfo(ours.dtype).tiny)
-    scores = _scores(ours - theirs, error)
-    return scores, float(np.linalg.norm(error)) / size, float(np.linalg.norm(ours - theirs)) / size
-
-
-def _scores(difference, error):
-    difference, error = np.abs(np.asarray(difference)), np.asarray(error)
-    # Rounding of sums is no difference; a difference without any spread is certain.
-    difference = np.where(difference < 1e-9 * (1 + error), 0, difference)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(difference > 0, difference / error, 0)
-
-
-def _least(counts):
-    return min(counts, default=np.inf)
-
-
-def _largest(scores):
-    return float(np.max(scores, initial=0.0))
-
-
-def _limit(dof, count):
-    """What the largest of `count` scores exceeds once in a thousand checks."""
-    chance = CHANCE / (2 * max(count, 1))
-    return float(scipy.stats.norm.isf(chance) if np.isinf(dof) else scipy.stats.t.isf(chance, dof))
-
-
-def _wrong_distribution(system, solver, inputs, keys, reference, limit, told, step_bias):
+def _wrong_distribution(system, solver, inputs, keys, reference, accepted, told, step_bias):
     said = f"The samples are not those of exp(-E/T) at T = {float(solver.temperature):g}: {told}."
     if step_bias is not None and step_bias > TOLERANCE:
         return f"{said} The step adds {step_bias:.0%} to the virial: lower `step_size`, or use `MALA`."
     patient = dataclasses.replace(solver, burn_in=20 * (solver.burn_in + 10), hottest=None)
-    again = _largest(_state_scores(system, inputs, _free(system, patient, inputs, keys), reference)[0])
-    if again <= limit:
+    again = largest(state_scores(system, inputs, _free(system, patient, inputs, keys), reference))
+    if again <= accepted:
         return f"{said} With a burn-in of {patient.burn_in} they are: raise `burn_in`, or anneal with `hottest`."
     if isinstance(solver, Gibbs):
         return (

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import eqprop as ep
+from eqprop.substrates.spins import redraw
 from eqprop.substrates.spins.field import categorical_field, nudge_field
 from eqprop.system import CostNudged, Forced
 
@@ -79,6 +80,34 @@ def test_a_cost_that_couples_outputs_drawn_together_is_refused(getkey):
         ep.settle(nudged, jnp.zeros(2), ep.Gibbs(1.0), key=getkey())
     with pytest.raises(RuntimeError, match=r"couples output units"):
         categorical_field(lambda o: jnp.sum(o[0] * o[1]), 2, 3, jnp.zeros(()).dtype)
+
+
+@pytest.mark.parametrize("large", [0, 500])
+def test_many_chains_are_redrawn_as_one_by_one(getkey, monkeypatch, large):
+    # Chains together have a layout of their own; so have chains of examples, and of models, one for each.
+    monkeypatch.setattr(redraw, "_LARGE", large)
+    model = ep.Ising(1, 6, [(0, 1), (1, 2), (2, 3), (3, 1), (4, 5), (5, 6)], key=getkey(), gain=2.0)
+    inputs, temperature = jax.random.normal(getkey(), (2, 1)), jnp.asarray(0.7)
+    states = jnp.where(jax.random.bernoulli(getkey(), shape=(2, 3, 6)), 1.0, -1.0)
+    keys = jax.random.split(getkey(), (2, 3))
+
+    @jax.jit
+    def sweep(model, x, key, state):
+        conditionals = model.conditionals(x, None)
+        noise = conditionals.noise(key)
+        for block in range(conditionals.count):
+            state = conditionals.draw(block, noise, temperature, state)
+        return state
+
+    alone = [[sweep(model, inputs[i], keys[i, k], states[i, k]) for k in range(3)] for i in range(2)]
+    chains = jax.vmap(sweep, (None, None, 0, 0))
+    examples = jax.jit(jax.vmap(chains, (None, 0, 0, 0)))
+    np.testing.assert_array_equal(examples(model, inputs, keys, states), alone)
+    models = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), model)
+    each = jax.jit(jax.vmap(chains))(models, inputs, keys, states)
+    np.testing.assert_array_equal(each[0], alone[0])
+    double = jax.tree.map(lambda leaf: 2 * leaf, model)
+    np.testing.assert_array_equal(each[1, 2], sweep(double, inputs[1], keys[1, 2], states[1, 2]))
 
 
 def test_blocks_hold_no_two_coupled_spins(getkey):

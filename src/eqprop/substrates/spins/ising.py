@@ -23,9 +23,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from eqprop.substrates.graph import colour
 from eqprop.substrates.spins.field import nudge_field
+from eqprop.substrates.spins.redraw import Colours, draw_spins, redraw
 from eqprop.system import Conditionals, System
 
-__all__ = ["Ising", "all_spins", "draw_spins", "ising_from_couplings"]
+__all__ = ["Ising", "all_spins", "ising_from_couplings"]
 
 _MOST = 20  # spins that may be enumerated: a million configurations
 
@@ -113,28 +114,27 @@ class Ising(System):
             zeros = jnp.zeros(self.field.shape, dtype)
             extra = nudge_field(lambda o: nudge(zeros.at[places].set(o)), len(self.outputs), dtype)
             field = field.at[places].add(extra)
-        members, neighbours, links = self._tables()
-        if len(members) > 8:
-            return self._by_table(field, coupling[np.stack(links)], members, neighbours)
-        weights = [coupling[link] for link in links]
+        inner = [(i - self.inputs, j - self.inputs) if i >= self.inputs else None for i, j in self.edges]
+        tables = Colours(self.colours, inner)
+        if tables.alike:
+            return self._by_table(field, coupling[np.stack(tables.links)], tables)
+        redraws = [redraw(*parts) for parts in zip(tables.members, tables.neighbours, tables.links, strict=True)]
 
         def draw(block, noise, temperature, state):
-            here = members[block]
-            felt = field[here] + jnp.sum(weights[block] * state[neighbours[block]], axis=-1)
-            return state.at[here].set(draw_spins(noise[here], felt, temperature), unique_indices=True)
+            return redraws[block](noise, temperature, state, field, coupling)
 
-        return Conditionals(len(members), partial(_uniform, self.field.shape[0], dtype), draw)
+        return Conditionals(len(redraws), partial(_uniform, self.field.shape[0], dtype), draw)
 
-    def _by_table(self, field, weights, members, neighbours):
+    def _by_table(self, field, weights, tables):
         """As `conditionals`, for blocks of equal size: the block may be known on the device only."""
-        members, neighbours = jnp.asarray(np.stack(members)), jnp.asarray(np.stack(neighbours))
+        members, neighbours = jnp.asarray(np.stack(tables.members)), jnp.asarray(np.stack(tables.neighbours))
 
         def draw(block, noise, temperature, state):
             here = members[block]
             felt = field[here] + jnp.sum(weights[block] * state[neighbours[block]], axis=-1)
             return state.at[here].set(draw_spins(noise[here], felt, temperature), mode="drop")
 
-        return Conditionals(len(members), partial(_uniform, self.field.shape[0], field.dtype), draw)
+        return Conditionals(len(tables.members), partial(_uniform, self.field.shape[0], field.dtype), draw)
 
     def _drive(self, inputs, dtype):
         """The field on each spin from its own field and the inputs."""
@@ -145,32 +145,6 @@ class Ising(System):
         tails, heads = np.asarray([self.edges[k] for k in clamped]).T
         push = self.coupling[np.asarray(clamped)].astype(dtype) * self._clamped(inputs).astype(dtype)[tails]
         return field.at[heads - self.inputs].add(push)
-
-    def _tables(self):
-        """Of each colour: its spins, their neighbours and the edges to them.
-
-        Padded with an edge that does not exist. Many colours are padded to equal size, with spins that do not exist.
-        """
-        count = self.field.shape[0]
-        touching: list[list[tuple[int, int]]] = [[] for _ in range(count)]
-        for edge, (i, j) in enumerate(self.edges):
-            if i >= self.inputs:
-                touching[i - self.inputs].append((j - self.inputs, edge))
-                touching[j - self.inputs].append((i - self.inputs, edge))
-        colours = np.asarray(self.colours)
-        members = [np.flatnonzero(colours == c) for c in range(max(self.colours) + 1)]
-        if len(members) > 8:
-            size = max(len(m) for m in members)
-            members = [np.pad(m, (0, size - len(m)), constant_values=count) for m in members]
-            width = [max(1, *(len(t) for t in touching))] * len(members)
-        else:
-            width = [max(1, *(len(touching[s]) for s in m)) for m in members]
-        nothing = (0, len(self.edges))
-        tables = []
-        for spins, size in zip(members, width, strict=True):
-            rows = [touching[s] if s < count else [] for s in spins]
-            tables.append(np.asarray([row + [nothing] * (size - len(row)) for row in rows], int))
-        return members, [t[..., 0] for t in tables], [t[..., 1] for t in tables]
 
     def _clamped(self, inputs):
         flat = jnp.ravel(inputs)
@@ -212,13 +186,6 @@ def ising_from_couplings(
     model = Ising(0, matrix.shape[0], edges, outputs, key=jax.random.key(0))
     values = jnp.asarray(matrix[tuple(edges.T)]), jnp.asarray(field)
     return eqx.tree_at(lambda m: (m.coupling, m.field), model, values)
-
-
-def draw_spins(
-    uniform: Float[Array, "..."], field: Float[Array, "..."], temperature: Float[Array, ""]
-) -> Float[Array, "..."]:
-    """Spins in a field at a temperature from uniform numbers; monotone in the field, so that shared noise cancels."""
-    return jnp.where(uniform < jax.nn.sigmoid(2 * field / temperature), 1.0, -1.0).astype(field.dtype)
 
 
 def _uniform(count, dtype, key):

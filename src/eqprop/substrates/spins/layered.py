@@ -22,7 +22,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqprop.substrates.spins.field import categorical_field, nudge_field
-from eqprop.substrates.spins.ising import all_spins, draw_spins
+from eqprop.substrates.spins.ising import all_spins
+from eqprop.substrates.spins.redraw import draw_spins
 from eqprop.system import Conditionals, System
 
 __all__ = ["Categorical", "LayeredBoltzmann", "Spins"]

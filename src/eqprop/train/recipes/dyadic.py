@@ -9,7 +9,8 @@ from eqprop.gradient.one_phase import OnePhase
 from eqprop.gradient.reference import UnrolledDifferentiation
 from eqprop.settle.doubled import DoubledFlow
 from eqprop.substrates.activation import HardSigmoid, Logistic, Tanh
-from eqprop.substrates.field import Doubled, Dyads, FeedForward
+from eqprop.substrates.field import Doubled, Dyads
+from eqprop.substrates.field_networks import FeedForward
 from eqprop.system import CostNudged
 from eqprop.train.experiment import classification, load_data
 from eqprop.train.recipes.base import Recipe

@@ -9,6 +9,8 @@ from pydantic import PositiveFloat, PositiveInt
 from eqprop.cost import SquaredError
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import one_sided, symmetric
+from eqprop.settle.base import settle
+from eqprop.settle.sample import Enumeration
 from eqprop.substrates.spins import Ising
 from eqprop.system import CostNudged
 from eqprop.train.experiment import Experiment
@@ -51,6 +53,25 @@ class IsingRecipe(Recipe):
             test=pairs,
             wrong=wrong_sign,
         )
+
+    def report_sections(self, run):
+        """What each pattern is answered, exactly."""
+        from eqprop.train.report.section import Section
+
+        experiment = run.experiment()
+        system, (patterns, wanted) = experiment.system, experiment.train
+        exact = Enumeration(self.sampler.temperature)
+        means = [float(settle(system, x, exact).expect(system.output)[0]) for x in patterns]
+        rows = [
+            (", ".join(f"{v:+.0f}" for v in x), f"{y[0]:+.0f}", f"{mean:+.3f}", f"{(1 + y[0] * mean) / 2:.1%}")
+            for x, y, mean in zip(np.asarray(patterns), np.asarray(wanted), means, strict=True)
+        ]
+        text = (
+            f"The mean of the output spin at temperature {self.sampler.temperature:g}, over all configurations of the "
+            f"{self.hidden + 1} spins, without sampling. An answer counts as right where the mean has the wanted sign."
+        )
+        heads = ("inputs", "wanted", "mean output", "single readings that are right")
+        return [Section("Answers", text, table=(heads, *rows))]
 
 
 def wrong_sign(output, targets):

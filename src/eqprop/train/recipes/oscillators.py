@@ -1,18 +1,23 @@
 """Layered oscillators that classify by the phases of their outputs."""
 
+import math
 from typing import Annotated, Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from eqprop.cost import PhaseError
+from eqprop.settle.descent import BlockDescent
 from eqprop.substrates.oscillators import LayeredOscillators
 from eqprop.train.experiment import Experiment, classification, load_data
 from eqprop.train.recipes.base import Recipe
 from eqprop.train.settings import BlockDescentSettings, EstimatorSettings
 
 __all__ = ["OscillatorRecipe"]
+
+REPORTED = 6
+"""Test examples whose other rest states a report looks for."""
 
 
 class OscillatorRecipe(Recipe):
@@ -39,7 +44,23 @@ class OscillatorRecipe(Recipe):
         train, test = ((inputs, self.answer * (2 * labels - 1)) for inputs, labels in (plain.train, plain.test))
         return Experiment(system, plain.cost, plain.propagate, plain.optimiser, train, test, wrong_phase)
 
+    def report_sections(self, run):
+        """Other rest states of a few held-out examples."""
+        from eqprop.train.report.branches import other_rest_states  # late: reports draw
+
+        experiment = run.experiment()
+        assert experiment.test is not None
+        inputs, targets = (part[:REPORTED] for part in experiment.test)
+        # Closely enough to tell rest states apart; the block minimisers go to minima only.
+        solver = BlockDescent(1e-7, 1e-7, 10_000, relaxation=1.0)
+        return [other_rest_states(experiment, solver, inputs, targets, answer, period=2 * math.pi)]
+
 
 def wrong_phase(output: PyTree, targets: PyTree) -> Bool[Array, ""]:
     """Whether the output phase that is turned furthest is not the wanted one."""
-    return jnp.argmax(jnp.sin(output)) != jnp.argmax(targets)
+    return answer(output) != jnp.argmax(targets)
+
+
+def answer(output: PyTree) -> Int[Array, ""]:
+    """The output whose phase is turned furthest."""
+    return jnp.argmax(jnp.sin(output))

@@ -29,7 +29,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from eqprop.cost import SquaredError
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import symmetric
-from eqprop.settle.eigen import DenseEigen, Lanczos
+from eqprop.settle.eigen import DenseEigen
+from eqprop.settle.lanczos import Lanczos
 from eqprop.substrates.quantum import PauliHamiltonian, pauli
 from eqprop.train.experiment import Experiment
 from eqprop.train.recipes.base import Recipe
@@ -84,6 +85,25 @@ class QuantumPhaseRecipe(Recipe):
             test=test,
             wrong=wrong_sign,
         )
+
+    def report_sections(self, run):
+        """The sensor's answers over the distance from the transition."""
+        from eqprop.train.report.phases_of_matter import phases_of_matter  # late: reports draw
+
+        experiment = run.experiment()
+        assert experiment.test is not None
+        system, solver, (inputs, targets) = experiment.system, experiment.solver, experiment.test
+
+        @jax.jit
+        @jax.vmap
+        def read(x):
+            found = solver.solve(system, x, system.initial_state(x), free=None, key=None)
+            return system.output(found.state)[0], found.gap
+
+        answers, gaps = (np.asarray(part) for part in read(inputs))
+        cluster, field = np.split(np.asarray(inputs)[:, : 2 * self.matter], 2, axis=1)
+        distance = np.log(cluster / field).mean(axis=1)
+        return [phases_of_matter(distance, np.asarray(targets)[:, 0], answers, gaps, self.beta)]
 
 
 def sensor(matter: int, sensors: int, key: Array) -> PauliHamiltonian:

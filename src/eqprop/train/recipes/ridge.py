@@ -16,7 +16,10 @@ from eqprop.substrates.bilevel import InnerProblem, quadratic_pull
 from eqprop.train.experiment import Experiment
 from eqprop.train.recipes.base import Recipe
 
-__all__ = ["HyperRidgeRecipe", "diabetes", "mean_squared", "ridge"]
+__all__ = ["HyperRidgeRecipe", "diabetes", "error_of", "mean_squared", "ridge"]
+
+GRID = 801
+"""Strengths that a report tries."""
 
 
 class HyperRidgeRecipe(Recipe):
@@ -49,6 +52,21 @@ class HyperRidgeRecipe(Recipe):
             test=(train, test),
         )
 
+    def report_sections(self, run):
+        """Validation and test error beside those of a fine grid of strengths."""
+        from eqprop.train.report.regularisation import regularisation  # late: reports draw
+
+        train, validation, test = diabetes(run.config.seed, self.train_examples)
+        learned = np.asarray(run.system.hyper["log_strength"], float)
+        grid = np.linspace(-5, 5, GRID)
+        parts = {"validation": validation, "test": test}
+        reached = {name: error_of(learned, train, part) for name, part in parts.items()}
+        found = {
+            name: np.array([error_of(np.array([strength]), train, part) for strength in grid])
+            for name, part in parts.items()
+        }
+        return [regularisation(learned, reached, grid, found)]
+
 
 Rows = tuple[Float[Array, "row feature"], Float[Array, " row"]]
 Task = tuple[Float[Array, "1 _row feature"], Float[Array, "1 _row"]]
@@ -64,6 +82,22 @@ def mean_squared(weights: Float[Array, " feature"], data: Rows) -> Float[Array, 
     """Half the mean squared error of a linear prediction."""
     features, wanted = data
     return 0.5 * jnp.mean((jnp.dot(features, weights) - wanted) ** 2)
+
+
+def error_of(log_strength: Float[np.ndarray, " strength"], train: Task, other: Task) -> float:
+    """Half the mean squared error on other rows of the weights that ridge regression has in closed form.
+
+    Args:
+        log_strength: Logarithms of the strengths, one for all weights or one for each.
+        train: Rows that the weights are fitted to.
+        other: Rows that they are judged by.
+    """
+    features, wanted = (np.asarray(part[0], float) for part in train)
+    count, size = features.shape
+    pull = np.diag(np.broadcast_to(np.exp(log_strength), size))
+    weights = np.linalg.solve(features.T @ features / count + pull, features.T @ wanted / count)
+    judged, answers = (np.asarray(part[0], float) for part in other)
+    return float(0.5 * np.mean((judged @ weights - answers) ** 2))
 
 
 def diabetes(seed: int, train: int) -> tuple[Task, Task, Task]:

@@ -17,7 +17,12 @@ def learning_curves(study: Study) -> Section:
         ("error", "Errors [%]", percent, {"train_error": "training", "test_error": "test"}),
         ("cost", "Cost", plain, {"train_cost": "training", "test_cost": "test"}),
         ("steps", "Solver steps an example", plain, {"free_steps": "free phase", "nudged_steps": "nudged phases"}),
-        ("failed", "Left out of learning [%]", percent, {"unsettled": "unsettled", "saturated": "saturated outputs"}),
+        (
+            "failed",
+            "Left out of learning [%]",
+            percent,
+            {"unsettled": "unsettled", "saturated": "saturated outputs", "dead": "of the wrong ones, without contrast"},
+        ),
     )
     pictures = [
         Picture(_curves(rows, name, title, scale, curves), _caption(name, rows))
@@ -50,6 +55,8 @@ def _curves(rows, name, title, scale, curves):
 
 
 def _caption(name, rows):
+    if name == "failed" and "dead" in rows[-1]:
+        return "Wrong answers without contrast lie in the dead zone: β is a margin there, and too small."
     if name == "failed" and "saturated" not in rows[-1]:
         return "Outputs of this system have no bounds, so they cannot saturate."
     return {

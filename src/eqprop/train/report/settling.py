@@ -14,10 +14,13 @@ from jaxtyping import Float, PyTree
 
 from eqprop.equilibrium import AbstractEquilibrium, Equilibrium
 from eqprop.gradient.estimate import batch_size, free_phase
+from eqprop.gradient.one_phase import OnePhase
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.settle.base import IterativeSolver, Solver
+from eqprop.settle.sample import Enumeration, Sampler
 from eqprop.system import System, project
 from eqprop.train.report.figure import MUTED, SERIES, log_axis, panel
+from eqprop.train.report.sampling import sampled_settling
 from eqprop.train.report.section import LeftOut, Picture, Section
 from eqprop.train.report.study import Study
 
@@ -40,10 +43,14 @@ class Trace(NamedTuple):
 def settling(study: Study) -> Section:
     """Residual against step for a few held-out examples, in the free and in a nudged phase."""
     solver, experiment = study.solver(), study.experiment
+    if isinstance(solver, Sampler | Enumeration):
+        return sampled_settling(study)
     if not isinstance(solver, IterativeSolver):
         raise LeftOut(f"`{type(solver).__name__}` does not settle step by step")
     system = experiment.system
     inputs, targets = study.examples(EXAMPLES)
+    if isinstance(experiment.propagate, OnePhase):
+        return Section("How phases settle", _only_text(solver), (_only_phase(experiment, solver, inputs, targets),))
     free = free_equilibria(system, solver, inputs)
     if not isinstance(free, Equilibrium):
         raise LeftOut(f"its equilibria are not points but of the kind `{type(free).__name__}`")
@@ -72,6 +79,26 @@ def settling(study: Study) -> Section:
         "free state: only that is learned from. The dashed line is the mean of these tolerances at the end."
     )
     return Section("How phases settle", text, tuple(pictures))
+
+
+def _only_text(solver):
+    return (
+        f"`{type(solver).__name__}` on the first {EXAMPLES} held-out examples: the one phase there is, nudged from the "
+        "start. Mean and difference of the two copies are judged each by its own size, and the residual is the worse "
+        "of them; steps after which nothing moves at all are not drawn. The dashed line is the tolerance."
+    )
+
+
+def _only_phase(experiment, solver, inputs, targets):
+    system, propagate = experiment.system, experiment.propagate
+
+    def begin(x, y):
+        start = system.initial_state(x)
+        beta = propagate.beta.astype(jax.tree.leaves(start)[0].dtype)
+        return propagate.nudge(system, experiment.cost, y, None, beta), x, start, None
+
+    traces = _traces(solver, begin, inputs, targets)
+    return _picture(traces, "nudged", f"The one phase, β = {_number(propagate.beta)}", "")
 
 
 def trace(
