@@ -69,13 +69,17 @@ class NgspiceRecipe(Recipe):
             wrong=wrong_class,
         )
 
+    def trained_circuit(self, run):
+        """The circuit, with the run's conductances."""
+        inputs, targets = self._examples(run.config)[1]
+        return run.trained(self.network(inputs.shape[1], targets.shape[1], jax.random.key(0)))
+
     def report_sections(self, run):
         """The circuit, its voltages and power, by the library's own solver: no simulator is started for a report."""
         from eqprop.train.report.circuits import network_sections  # late: reports draw
 
         inputs, targets = self._examples(run.config)[1]
-        network = self.network(inputs.shape[1], targets.shape[1], jax.random.key(0))
-        return network_sections(run.trained(network), inputs, targets, self.beta)
+        return network_sections(self.trained_circuit(run), inputs, targets, self.beta)
 
     def network(self, inputs: int, outputs: int, key: jax.Array) -> Network:
         """The circuit, with freshly drawn conductances."""

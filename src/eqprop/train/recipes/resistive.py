@@ -45,6 +45,10 @@ class ResistiveRecipe(Recipe):
             is_leaf=lambda x: x is experiment.optimiser,
         )
 
+    def trained_circuit(self, run):
+        """The network as a netlist, with the run's conductances."""
+        return run.experiment().system.circuit().compile()
+
     def report_sections(self, run):
         """Crossbars, node voltages and power, on a few held-out examples."""
         from eqprop.train.report.circuits import layered_sections  # late: reports draw
