@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from eqprop.substrates.circuit.errors import WeakNudge
 from eqprop.train.config import load_config
 from eqprop.train.data import load, stratified_split
 from eqprop.train.fit import fit
@@ -85,6 +86,17 @@ def test_any_data_set_is_brought_to_the_circuit(tmp_path):
     np.testing.assert_allclose(inputs.mean(0), 0, atol=1e-7)
     np.testing.assert_allclose(inputs.std(0), [1, 1, 0], atol=1e-7)
     np.testing.assert_array_equal(targets[:2], [[0.3, 0.0], [0.0, 0.3]])
+
+
+def test_a_nudge_that_drowns_in_read_noise_is_said_before_training():
+    noisy = ["recipe.simulator=own", "recipe.read_noise=1e-3"]
+    with pytest.warns(WeakNudge, match=r"beta = 1e-06 S moves the outputs by .* S costs least"):
+        load_config("xor-ngspice", noisy).build()
+    drn = ["data.name=digits", "recipe.hidden=[4]", "recipe.devices.read_noise=0.1", "recipe.estimator.beta=0.001"]
+    with pytest.warns(WeakNudge, match=r"beta = 0.001 S moves the outputs by .* against 0.1 V"):
+        load_config("drn-xs", drn).build()
+    # At the strength that the warning suggests, little is lost: no warning.
+    load_config("xor-ngspice", ["recipe.simulator=own", "recipe.read_noise=1e-9", "recipe.beta=1e-5"]).build()
 
 
 def test_settings_that_contradict_are_refused():

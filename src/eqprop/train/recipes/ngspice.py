@@ -15,9 +15,10 @@ from eqprop.cost import SquaredError
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import one_sided, symmetric
 from eqprop.settle.graph import GraphNewton
-from eqprop.substrates.circuit.devices import SpiceDiode
+from eqprop.substrates.circuit.devices import SpiceDiode, thermal_voltage
 from eqprop.substrates.circuit.netlist import Circuit
 from eqprop.substrates.circuit.network import Network
+from eqprop.train.devices import warn_of_lost_nudge
 from eqprop.train.experiment import Experiment, load_data, wrong_class
 from eqprop.train.recipes.base import Recipe
 
@@ -57,6 +58,12 @@ class NgspiceRecipe(Recipe):
         """The experiment; with `simulator = "library"` its first step takes ngspice in this process."""
         train, test = self._examples(config)
         network = self.network(train[0].shape[1], train[1].shape[1], key)
+        if self.read_noise > 0:
+            first = (part[0] for part in train)
+            scale = thermal_voltage()
+            warn_of_lost_nudge(
+                network, GraphNewton(), self.beta, *first, read_noise=self.read_noise, voltage_scale=scale
+            )
         system = Terminals(network)
         stencil = symmetric(self.beta) if self.stencil == "symmetric" else one_sided(self.beta)
         return Experiment(
