@@ -72,7 +72,7 @@ def operating_points(
             finite(f"`{name}.{quantity}`", held.value)
     solver = Stepped(GraphNewton(laplacian=Dense(convex=_passive(network)))) if solver is None else solver
     try:
-        found, points = _solve(network, inputs, solver)
+        found, points = jax.block_until_ready(_solve(network, inputs, solver))
     except jax.errors.JaxRuntimeError as error:  # klujax's way of saying so
         if "singular" not in str(error):
             raise

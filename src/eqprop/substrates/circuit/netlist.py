@@ -299,7 +299,7 @@ class Circuit:
 
 
 def _amplifiers(name, input, output, gain, current_gain):
-    back = 1 / gain if current_gain is None and gain != 0 else current_gain
+    back = (1 / gain if gain != 0 else 0.0) if current_gain is None else current_gain
     if gain == 0 or not np.isfinite([gain, back]).all():
         raise ValueError(
             f"`gain` of amplifier `{name}` must be finite and not zero, `current_gain` finite; got {gain} and {back}."
