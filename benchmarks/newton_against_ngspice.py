@@ -1,6 +1,6 @@
 """Operating points by our solvers in batches against those of libngspice, on the same circuits.
 
-    taskset -c 0 python benchmarks/newton_against_ngspice.py [--deep]
+    taskset -c 0 python benchmarks/newton_against_ngspice.py [--mesh] [--deep]
 
 Both in float64, in one process, the shortest of several times. An operating point of a training run begins with inputs
 and ends with voltages, so the ratio counts both on both sides: ours takes an array of inputs and gives an array of
@@ -8,6 +8,7 @@ voltages; ngspice's sources are set, `op` runs, node voltages are read from memo
 `op` alone stands beside it. Ours is a batch (128 of the small circuit, 64 of the others), by the example. The circuits
 are layered: mirrored inputs, a hidden layer of diodes, outputs.
 
+`--mesh` adds circuits without layers: about six resistors a node to nodes anywhere, diodes between any nodes.
 `--deep` adds the deep resistive network 784-100-10, which ngspice needs minutes for: exact block descent with ideal
 diodes against sharp junctions in ngspice. That ratio is of an idealisation and a structure, not of two solvers.
 """
@@ -46,6 +47,24 @@ def layered(inputs: int, hidden: int, outputs: int) -> Network:
     return circuit.compile()
 
 
+def mesh(free: int) -> Network:
+    """A random net: a spanning tree of resistors, five more a node, diodes between half as many pairs of nodes."""
+    random = np.random.default_rng(1)
+    circuit = Circuit()
+    x, n = circuit.inputs("x", 3), circuit.nodes("n", free)
+    pool = x + n
+    earlier = np.array([random.integers(0, 3 + k) for k in range(free)])
+    circuit.resistors("tree", n, pool[earlier], conductance=10 ** random.uniform(-5, -3, free))
+    a, b = random.integers(0, 3 + free, (2, 5 * free))
+    kept = (a != b) & ((a >= 3) | (b >= 3))
+    a, b = a[kept], b[kept]
+    circuit.resistors("mesh", pool[a], pool[b], conductance=10 ** random.uniform(-6, -3, len(a)))
+    d, e = random.integers(0, free, (2, free // 2))
+    circuit.diodes("d", n[d[d != e]], n[e[d != e]], SpiceDiode(1e-8, 1.5))
+    circuit.outputs(n[-2:])
+    return circuit.compile()
+
+
 def best(run, seconds: float) -> float:
     """Shortest of as many times as there are in `seconds`, and three at least. [s]"""
     times = []
@@ -56,10 +75,9 @@ def best(run, seconds: float) -> float:
     return min(times)
 
 
-def compare(free: int, seconds: float) -> dict[str, float]:
+def compare(network: Network, batch: int, seconds: float) -> dict[str, float]:
     """Times of both on one circuit."""
-    network, batch = layered(*SHAPES[free]), BATCHES[free]
-    inputs = 3 * jax.random.uniform(jax.random.key(0), (batch, SHAPES[free][0]), minval=-1.0)
+    inputs = 3 * jax.random.uniform(jax.random.key(0), (batch, network.topology.input_size), minval=-1.0)
     solver = GraphNewton(rtol=1e-6, atol=1e-8)
     solve = jax.jit(jax.vmap(lambda x: settle(network, x, solver, throw=False).state))
     states = solve(inputs).block_until_ready()
@@ -91,14 +109,18 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="spent on each figure")
+    parser.add_argument("--mesh", action="store_true", help="also circuits without layers")
     parser.add_argument("--deep", action="store_true", help="also a deep resistive network: takes minutes")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     print("free nodes   ours ms/point   ngspice ms/point   ratio   (op alone ms)   max |dV| V")
-    for free in SHAPES:
-        r = compare(free, arguments.seconds)
+    circuits = [(str(free), layered(*shape), BATCHES[free]) for free, shape in SHAPES.items()]
+    if arguments.mesh:
+        circuits += [(f"mesh {free}", mesh(free), BATCHES[free]) for free in SHAPES]
+    for name, network, batch in circuits:
+        r = compare(network, batch, arguments.seconds)
         print(
-            f"{free:10d} {1e3 * r['ours']:15.4f} {1e3 * r['whole']:18.3f} {r['whole'] / r['ours']:7.0f}"
+            f"{name:>10} {1e3 * r['ours']:15.4f} {1e3 * r['whole']:18.3f} {r['whole'] / r['ours']:7.0f}"
             f" {1e3 * r['ngspice']:15.3f} {r['difference']:12.1e}"
         )
     if arguments.deep:

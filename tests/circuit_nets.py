@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import eqprop.circuits as ckt
 
 
-def layered(seed=0, inputs=4, hidden=8, outputs=3, *, device=None, drive=1.0, sources=False):
+def layered(seed=0, inputs=4, hidden=8, outputs=3, *, device=None, drive=1.0, sources=False, gain=1.0):
     """±inputs and bias, a crossbar, hidden nodes with diodes to ground, a crossbar, linear outputs."""
     keys = jax.random.split(jax.random.key(seed), 4)
     circuit = ckt.Circuit()
@@ -20,7 +20,7 @@ def layered(seed=0, inputs=4, hidden=8, outputs=3, *, device=None, drive=1.0, so
     circuit.crossbar("W2", h + bias, y, conductance=second, trainable=True)
     if sources:
         circuit.current_source("i", y, jnp.linspace(1e-5, 3e-5, outputs), trainable=True)
-    circuit.outputs(y)
+    circuit.outputs(y, gain=gain)
     return circuit.compile()
 
 

@@ -45,5 +45,12 @@ from eqprop.substrates.circuit.nudging import (
 from eqprop.substrates.circuit.power import Balance, balance, branch_currents
 from eqprop.substrates.circuit.projection import at_bounds, project
 from eqprop.substrates.circuit.quantity import Fixed, Log, Plain, Quantity, Softplus
-from eqprop.substrates.circuit.transient import Transient, energy_of_inference, time_constants, transient
+from eqprop.substrates.circuit.transient import (
+    Transient,
+    energy_of_inference,
+    energy_of_update,
+    settling_time,
+    time_constants,
+    transient,
+)
 from eqprop.substrates.circuit.units import engineering, number

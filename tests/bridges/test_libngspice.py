@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,6 +124,13 @@ def test_a_missing_library_names_the_package(monkeypatch):
     monkeypatch.setattr(libngspice, "library_path", lambda: None)
     monkeypatch.setattr(libngspice, "_engine", libngspice._engine.__wrapped__)
     with pytest.raises(BackendUnavailable, match="apt install libngspice0"):
+        SharedNgspice(DIVIDER)
+
+
+def test_an_old_library_names_the_version_needed(monkeypatch):
+    monkeypatch.setattr(libngspice, "_engine", libngspice._engine.__wrapped__)
+    monkeypatch.setattr(libngspice, "_Engine", lambda path: SimpleNamespace(version=23, path=path))
+    with pytest.raises(BackendUnavailable, match=r"of ngspice 23; version 26 or later is needed. Install it: `apt"):
         SharedNgspice(DIVIDER)
 
 

@@ -72,6 +72,27 @@ def test_sparse_solvers_agree_with_the_dense_one(solver):
     np.testing.assert_allclose(sparse.voltages, dense.voltages, rtol=0, atol=1e-13)
 
 
+def test_thousands_of_nodes_are_solved_sparsely():
+    network, inputs = ladder(3000), jnp.array([[5.0]])
+    found = [ckt.operating_points(network, inputs, ckt.GraphNewton(laplacian=solver)) for solver in solvers()]
+    for points in found:
+        assert float(points.balance.kirchhoff[0]) <= 1e-12
+        assert float(jnp.abs(points.balance.tellegen[0])) <= 1e-10
+    np.testing.assert_allclose(found[0].voltages, found[-1].voltages, rtol=0, atol=1e-12)
+    # From the input on the voltage falls, node by node.
+    assert bool(jnp.all(jnp.diff(found[0].state[0, :50]) < 0))
+
+
+def test_without_klujax_or_float64_the_sparse_solver_is_scipys(monkeypatch):
+    assert isinstance(ckt.sparse_direct(), type(solvers()[-1]))
+    with jax.enable_x64(False):
+        assert isinstance(ckt.sparse_direct(), ckt.SuperLU)
+    with pytest.raises(ValueError, match="`KLU` computes in float64 only"):
+        ep.settle(ladder(3), jnp.ones(1, jnp.float32), ckt.GraphNewton(laplacian=ckt.KLU()))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert isinstance(ckt.sparse_direct(), ckt.SuperLU)
+
+
 def test_the_independent_set_has_no_neighbours():
     network = ladder(41)
     edges = network.edges()
@@ -94,11 +115,14 @@ def test_conductance_nudges_and_clamps_are_solved_too():
     np.testing.assert_allclose(ep.settle(nudged, X, ckt.GraphNewton()).state, truth.state, atol=1e-13)
 
 
-def test_stepping_rescues_a_solver_that_gives_up():
+@pytest.mark.parametrize(
+    "steps", [{}, {"shunts": (), "ramps": tuple(0.05 * k for k in range(1, 20))}], ids=["gmin", "sources"]
+)
+def test_stepping_rescues_a_solver_that_gives_up(steps):
     network = layered(drive=20.0)
     short = ckt.GraphNewton(max_steps=8)
     direct = ep.settle(network, X, short, throw=False)
-    rescued = ep.settle(network, X, ckt.Stepped(short))
+    rescued = ep.settle(network, X, ckt.Stepped(short, **steps))
     assert not bool(direct.settled)
     truth = ep.settle(network, X, ckt.GraphNewton())
     np.testing.assert_allclose(rescued.state, truth.state, atol=1e-9)

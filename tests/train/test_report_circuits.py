@@ -55,7 +55,7 @@ def test_a_circuit_of_ngspice_is_drawn_and_accounted_for_without_it(tmp_path):
 
 
 def test_what_a_report_tells_are_the_operating_points():
-    network = NgspiceRecipe(problem="xor").network(2, 2, jax.random.key(0))
+    network = NgspiceRecipe().network(2, 2, jax.random.key(0))
     inputs, targets = jnp.array([[1.0, -1.0], [0.5, 0.2]]), jnp.array([[0.3, 0.0], [0.0, 0.3]])
     _, voltages, power = network_sections(network, inputs, targets, 1e-6)
     points = ckt.operating_points(network, inputs)

@@ -26,6 +26,8 @@ INSTALL = (
     "Install it: `apt install libngspice0 ngspice` (Debian, Ubuntu), `dnf install libngspice ngspice` (Fedora), "
     "`brew install libngspice ngspice` (macOS)."
 )
+OLDEST = 26
+"""The first version whose sources can be set from outside (`ngSpice_Init_Sync`); 39 and later are tested."""
 _NAMES = ("libngspice.so.0", "libngspice.so", "libngspice.0.dylib", "libngspice.dylib", "ngspice.dll")
 
 _SendChar = C.CFUNCTYPE(C.c_int, C.c_char_p, C.c_int, C.c_void_p)
@@ -101,7 +103,13 @@ def _engine() -> _Engine:
     path = library_path()
     if path is None:
         raise BackendUnavailable(f"The shared library of ngspice was not found. {INSTALL}")
-    return _Engine(path)
+    engine = _Engine(path)
+    # A build that does not say its version is taken at its word.
+    if 0 < engine.version < OLDEST:
+        raise BackendUnavailable(
+            f"The shared library {path} is of ngspice {engine.version}; version {OLDEST} or later is needed. {INSTALL}"
+        )
+    return engine
 
 
 class SharedNgspice:

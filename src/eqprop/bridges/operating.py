@@ -14,6 +14,7 @@ from eqprop.settle.laplacian import Dense
 from eqprop.substrates.circuit.errors import ConvergenceError, SingularCircuitError
 from eqprop.substrates.circuit.network import Network
 from eqprop.substrates.circuit.power import Balance, balance
+from eqprop.substrates.circuit.quantity import finite
 
 __all__ = ["OperatingPoints", "operating_points"]
 
@@ -55,7 +56,7 @@ def operating_points(
     Raises:
         SingularCircuitError: where the conductances at a node cancel.
         ConvergenceError: where an example is not solved; names its worst node.
-        ValueError: for inputs that are not finite, or of another shape.
+        ValueError: for inputs or parameters that are not finite, or inputs of another shape.
     """
     inputs = jnp.asarray(inputs)
     if inputs.ndim != 2 or inputs.shape[1] != network.topology.input_size:
@@ -66,8 +67,19 @@ def operating_points(
     if not np.isfinite(np.asarray(inputs)).all():
         row, column = np.argwhere(~np.isfinite(np.asarray(inputs)))[0]
         raise ValueError(f"`inputs` holds NaN or infinity, first at index [{row}, {column}].")
+    for name, element in network.items():
+        for quantity, held in element.quantities().items():
+            finite(f"`{name}.{quantity}`", held.value)
     solver = Stepped(GraphNewton(laplacian=Dense(convex=_passive(network)))) if solver is None else solver
-    found, points = _solve(network, inputs, solver)
+    try:
+        found, points = jax.block_until_ready(_solve(network, inputs, solver))
+    except jax.errors.JaxRuntimeError as error:  # klujax's way of saying so
+        if "singular" not in str(error):
+            raise
+        raise SingularCircuitError(
+            "The conductances at some node cancel, so its voltage is not determined. The solver `Dense` or `SuperLU` "
+            "tells which."
+        ) from error
     if throw and not bool(jnp.all(found.settled)):
         raise _failure(network, inputs, found, points)
     return points

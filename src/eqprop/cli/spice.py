@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from eqprop.cli.command import command
+
 __all__ = ["app"]
 
 app = typer.Typer(help="Circuits and ngspice.", no_args_is_help=True)
@@ -20,11 +22,15 @@ def compare(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="NETLIST.cir|FILE.py:NAME", help="A netlist, or a Circuit (or Network) in a Python file."
+            metavar="NETLIST.cir|FILE.py:NAME|RUN",
+            help="A netlist, a Circuit (or Network) in a Python file, or the folder of a trained run.",
         ),
     ],
     inputs: Annotated[
-        str | None, typer.Option(metavar="X,Y,...", help="Inputs of the circuit; all 1 by default.")
+        str | None,
+        typer.Option(
+            metavar="X,Y,...", help="Inputs of the circuit; by default the first test example of a run, else all 1."
+        ),
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0.0, help="Largest difference accepted. [V]")] = 1e-9,
     rows: Annotated[int, typer.Option(min=0, help="Nodes shown, the worst first.")] = 10,
@@ -37,16 +43,12 @@ def compare(
 
     set_up_jax()
     set_precision("float64")
-    import numpy as np
 
     from eqprop.bridges.compare import compare as compare_circuit
     from eqprop.settle.graph import GraphNewton
 
-    network = _network(what)
-    size = network.topology.input_size
-    values = np.ones(size) if inputs is None else np.array([float(number) for number in inputs.split(",")])
-    if len(values) != size:
-        raise ValueError(f"`--inputs` gives {len(values)} numbers; this circuit has {size} inputs.")
+    network, first = _network(what)
+    values = _inputs(network, first, inputs)
     found = compare_circuit(network, values[None], GraphNewton(rtol=1e-9, atol=1e-10))
     _show(found, rows)
     good = found.difference <= tolerance
@@ -57,7 +59,73 @@ def compare(
     raise typer.Exit(0 if good else 1)
 
 
+@app.command("export")
+def export(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="RUN|FILE.py:NAME", help="A trained run, or a Circuit (or Network) in a Python file."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.cir", help="Where to write; to the terminal by default.")
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y,...", help="Inputs of the circuit; by default the first test example of a run, else all 1."
+        ),
+    ] = None,
+) -> None:
+    """Write a circuit, with its trained conductances, as a netlist that any SPICE loads."""
+    from eqprop.cli.jax_settings import set_precision, set_up_jax
+
+    set_up_jax()
+    set_precision("float64")
+    from eqprop.bridges.spice import to_spice
+
+    network, first = _network(what)
+    text = to_spice(network, _inputs(network, first, inputs), title=f"{what}, by eqprop")
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"Cannot write {out}: {error.strerror}. Choose another with `--out`.") from error
+    typer.echo(f"{out}: {len(network.topology.units)} free nodes; next: {command('spice', 'compare', out)}")
+
+
+def _inputs(network, first, given):
+    """The inputs as typed, else those of a run's first test example, else ones."""
+    import numpy as np
+
+    size = network.topology.input_size
+    if given is None:
+        return np.ones(size) if first is None else np.asarray(first, float).reshape(-1)
+    values = np.array([float(number) for number in given.split(",")])
+    if len(values) != size:
+        raise ValueError(f"`--inputs` gives {len(values)} numbers; this circuit has {size} inputs.")
+    return values
+
+
 def _network(what):
+    """The circuit, and the inputs of an example where there is one."""
+    if Path(what).is_dir():
+        return _of_run(what)
+    return _of_file(what), None
+
+
+def _of_run(folder):
+    from eqprop.train.run import Run
+
+    run = Run(folder)
+    network = run.config.recipe.trained_circuit(run)
+    if network is None:
+        raise ValueError(f"{folder} trained a `{type(run.system).__name__}`, which is no circuit.")
+    test = run.experiment().test
+    return network, None if test is None else test[0][0]
+
+
+def _of_file(what):
     from eqprop.bridges.netlist_text import read_netlist
     from eqprop.bridges.spice import from_spice
     from eqprop.cli.check import load_object

@@ -114,16 +114,23 @@ def map_batch(fn: Callable, solver: Solver) -> Callable:
 
     def one_by_one(*arguments):
         count = jax.tree.leaves(arguments)[0].shape[0]
-        # Rows of NumPy arrays: to index a JAX array from the host costs more than many a simulator's answer.
-        arguments = jax.tree.map(_on_host, arguments)
-        results = [fn(*jax.tree.map(lambda leaf, i=i: leaf[i], arguments)) for i in range(count)]
+        # To index a JAX array from the host costs more than many a simulator's answer.
+        leaves, structure = jax.tree.flatten(arguments)
+        rows = [_rows(leaf) for leaf in leaves]
+        results = [fn(*jax.tree.unflatten(structure, [row[i] for row in rows])) for i in range(count)]
         return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *results)
 
     return one_by_one
 
 
-def _on_host(leaf):
-    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
+def _rows(leaf):
+    """The rows of an array, as NumPy's; keys, which have no such form, at one go."""
+    return _unstacked(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)
+
+
+@jax.jit
+def _unstacked(keys):
+    return tuple(keys)
 
 
 def free_phase(

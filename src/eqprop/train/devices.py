@@ -23,13 +23,15 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from eqprop.settle.base import Solver
+from eqprop.settle.base import Solver, settle
 from eqprop.settle.measured import Measured
 from eqprop.substrates.circuit.imperfections import Chip, to_levels
+from eqprop.substrates.circuit.nudging import check_nudge
+from eqprop.system import System
 from eqprop.train.checkpoint import leaf_name
 from eqprop.train.settings import Settings
 
-__all__ = ["DeviceSettings", "as_devices"]
+__all__ = ["DeviceSettings", "as_devices", "warn_of_lost_nudge"]
 
 
 class DeviceSettings(Settings):
@@ -107,6 +109,34 @@ class DeviceSettings(Settings):
             corrupt_devices_prob=self.corrupt_devices_prob,
             corrupt_devices_range=self.corrupt_devices_range,
         )
+
+
+def warn_of_lost_nudge(
+    system: System,
+    solver: Solver,
+    beta: float,
+    inputs: Float[Array, " input"],
+    targets: Float[Array, " output"],
+    *,
+    read_noise: float,
+    voltage_scale: float | None = None,
+) -> None:
+    """Warn (`WeakNudge`) where the nudge of a typical example drowns in read noise, before hours are spent on it.
+
+    Args:
+        system: The circuit.
+        solver: Settles its free phase.
+        beta: Nudging strength. [S]
+        inputs: Of one example.
+        targets: Of it. [V]
+        read_noise: Standard deviation of a reading. [V]
+        voltage_scale: As for `check_nudge`; the largest node voltage by default, which suits ideal diodes. [V]
+    """
+    free = settle(system, inputs, solver, throw=False)
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(free.restart))
+    scale = largest if voltage_scale is None else voltage_scale
+    force = targets - system.output(free.restart)
+    check_nudge(beta, system, free.restart, inputs, force, read_noise=read_noise, voltage_scale=scale)
 
 
 class DevicesState(NamedTuple):

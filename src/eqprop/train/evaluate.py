@@ -42,7 +42,7 @@ def evaluate(
         batch_size: Examples settled together.
     """
     costs, wrong, settled = [], [], []
-    judge = _judge if experiment.host else _judge_compiled
+    judge = _judge_on_host if experiment.host else _judge_compiled
     for index, ((inputs, targets), count) in enumerate(_batches(data, batch_size)):
         own_key = None if key is None else jax.random.fold_in(key, index)
         results = judge(system, experiment.cost, experiment.solver, experiment.wrong, inputs, targets, own_key)
@@ -70,7 +70,7 @@ def outputs_of(
         key: For physics that is random.
         batch_size: Examples settled together.
     """
-    read = _read if solver.host else _read_compiled
+    read = _read_on_host if solver.host else _read_compiled
     parts, settled = [], []
     for index, (batch, count) in enumerate(_batches(inputs, batch_size)):
         own_key = None if key is None else jax.random.fold_in(key, index)
@@ -80,25 +80,44 @@ def outputs_of(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), np.concatenate(settled)
 
 
-def _read(system, solver, inputs, key):
+def _free(system, solver, inputs, key):
     count = jax.tree.leaves(inputs)[0].shape[0]
     keys = None if key is None else jax.random.split(key, count)
-    free = free_phase(system, solver, inputs, None, keys)
+    return free_phase(system, solver, inputs, None, keys)
+
+
+def _outputs(system, free):
     return jax.vmap(lambda eq: eq.expect(system.output))(free), free.settled
 
 
-def _judge(system, cost, solver, wrong, inputs, targets, key):
-    count = jax.tree.leaves(inputs)[0].shape[0]
-    keys = None if key is None else jax.random.split(key, count)
-    free = free_phase(system, solver, inputs, None, keys)
+def _judged(system, cost, wrong, targets, free):
     costs = jax.vmap(lambda eq, y: eq.expect(lambda s: cost(system.output(s), y)))(free, targets)
-    outputs = jax.vmap(lambda eq: eq.expect(system.output))(free)
-    mistaken = jnp.zeros(count, bool) if wrong is None else jax.vmap(wrong)(outputs, targets)
-    return costs, mistaken | ~free.settled, free.settled
+    outputs, settled = _outputs(system, free)
+    mistaken = jnp.zeros(settled.shape, bool) if wrong is None else jax.vmap(wrong)(outputs, targets)
+    return costs, mistaken | ~settled, settled
 
 
-_read_compiled = eqx.filter_jit(_read)
-_judge_compiled = eqx.filter_jit(_judge)
+_outputs_compiled = eqx.filter_jit(_outputs)
+_judged_compiled = eqx.filter_jit(_judged)
+
+
+# Of a host solver only the physics is out of JAX's hands: what is made of it is compiled all the same.
+def _read_on_host(system, solver, inputs, key):
+    return _outputs_compiled(system, _free(system, solver, inputs, key))
+
+
+def _judge_on_host(system, cost, solver, wrong, inputs, targets, key):
+    return _judged_compiled(system, cost, wrong, targets, _free(system, solver, inputs, key))
+
+
+@eqx.filter_jit
+def _read_compiled(system, solver, inputs, key):
+    return _outputs(system, _free(system, solver, inputs, key))
+
+
+@eqx.filter_jit
+def _judge_compiled(system, cost, solver, wrong, inputs, targets, key):
+    return _judged(system, cost, wrong, targets, _free(system, solver, inputs, key))
 
 
 def _batches(data, size):

@@ -258,10 +258,17 @@ def _chunk(fixed, state):
 
 
 def _step(still, key, watched, state, inputs, targets):
-    """One estimate and one update; no update where the gradient is not finite."""
+    """One estimate and one update."""
     cost, propagate, optimiser, wrong = still
     own_key = jax.random.fold_in(jax.random.fold_in(key, state.epoch), state.step)
     estimate = propagate(state.system, cost, inputs, targets, key=own_key)
+    # Only the physics of a host solver is out of JAX's hands: the update is compiled all the same.
+    update = _updated_compiled if propagate.solver.host else _updated
+    return update(optimiser, wrong, watched, state, estimate, targets)
+
+
+def _updated(optimiser, wrong, watched, state, estimate, targets):
+    """The state after an update; no update where the gradient is not finite."""
     norm = optax.tree.norm(estimate.gradient)
     finite = jnp.isfinite(norm)
     parameters = eqx.filter(state.system, eqx.is_inexact_array)
@@ -284,6 +291,7 @@ def _step(still, key, watched, state, inputs, targets):
 
 
 _step_compiled = eqx.filter_jit(_step)
+_updated_compiled = eqx.filter_jit(_updated)
 
 
 def _where(condition, new, old):

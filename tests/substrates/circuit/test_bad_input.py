@@ -1,5 +1,6 @@
 """The table of what can be wrong with a circuit: every row gives its own error, which names node or branch."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -84,6 +85,10 @@ def test_negative_conductance():
     assert float(points.outputs[0, 0]) == pytest.approx(1e-3 / (2e-3 - 2.5e-3), rel=1e-12)
     with pytest.raises(ckt.SingularCircuitError, match="conductances at node `y` cancel"):
         ckt.operating_points(network, jnp.array([[1.0]]))
+    with pytest.raises(ckt.SingularCircuitError, match="conductances at node `y` cancel"):
+        ckt.operating_points(network, jnp.array([[1.0]]), ckt.GraphNewton(laplacian=ckt.SuperLU()))
+    with pytest.raises(ckt.SingularCircuitError, match="`Dense` or `SuperLU` tells which"):
+        ckt.operating_points(network, jnp.array([[1.0]]), ckt.GraphNewton(laplacian=ckt.KLU()))
 
 
 def test_zero_resistance():
@@ -109,6 +114,33 @@ def test_nan_names_parameter_and_index():
 def test_nan_inputs():
     with pytest.raises(ValueError, match=r"`inputs` holds NaN or infinity, first at index \[1, 0\]"):
         ckt.operating_points(divider().compile(), jnp.array([[1.0], [jnp.nan]]))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda c: c.source("v", [1.0, np.inf]), r"Voltage of `v` is inf at index \[1\]"),
+        (lambda c: c.current_source("i", c.groups["y"], np.nan), r"Current of `i` is nan"),
+        (lambda c: c.capacitors("c", c.groups["y"], c.ground, np.nan), r"Capacitance of `c` is nan"),
+        (lambda c: ckt.SpiceDiode(np.nan), r"Fixed is nan"),
+        (lambda c: c.amplifiers("a", c.groups["y"], gain=np.nan), r"`gain` of amplifier `a` must be finite"),
+        (lambda c: c.amplifiers("a", c.groups["y"], gain=2.0, current_gain=np.inf), r"finite; got 2.0 and inf"),
+    ],
+)
+def test_nan_and_infinity_are_refused_wherever_they_are_given(build, message):
+    with pytest.raises(ValueError, match=message):
+        build(divider())
+
+
+def test_nan_in_a_trained_parameter_is_named_before_solving():
+    circuit = ckt.Circuit()
+    x, y = circuit.inputs("x", 1), circuit.nodes("y", 2)
+    circuit.crossbar("W", x, y, conductance="1m", trainable=True)
+    circuit.resistors("load", y, circuit.ground, resistance="1k")
+    circuit.outputs(y)
+    network = eqx.tree_at(lambda n: n.elements["W"].conductance.value, circuit.compile(), jnp.array([[1e-3, jnp.nan]]))
+    with pytest.raises(ValueError, match=r"`W.conductance` is nan at index \[0, 1\]; every value"):
+        ckt.operating_points(network, jnp.ones((1, 1)))
 
 
 def test_inputs_of_the_wrong_shape():
@@ -202,6 +234,10 @@ def test_names_and_shapes():
         circuit.node("y")
     with pytest.raises(ValueError, match='The name "top" is taken'):
         circuit.resistors("top", y, circuit.ground, resistance=1.0)
+    with pytest.raises(ValueError, match='The name "top" is taken'):
+        circuit.join("top", y, circuit.node("z9"), gain=2.0)
+    with pytest.raises(ValueError, match="`pair` joins 2 nodes to 3"):
+        circuit.join("pair", circuit.nodes("p", 2), circuit.nodes("q", 3), gain=2.0)
     with pytest.raises(ValueError, match="`loop` joins node `y` to itself"):
         circuit.resistors("loop", y, y, resistance=1.0)
     with pytest.raises(ValueError, match="Conductance of `W` has shape"):

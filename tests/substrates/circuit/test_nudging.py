@@ -10,6 +10,7 @@ from tests.circuit_nets import layered
 
 import eqprop as ep
 import eqprop.circuits as ckt
+from eqprop.substrates.circuit.power import leaving_currents
 
 SOLVER = ckt.GraphNewton(rtol=1e-11, atol=1e-14)
 COST = ep.SquaredError()
@@ -62,17 +63,35 @@ def test_symmetric_current_points_where_the_gradient_does(problem):
 
 def test_input_gradients_are_source_currents(problem):
     network, inputs, targets, _, port = problem
-    layer = ep.Layer(network, ep.EquilibriumPropagation(ep.symmetric(0.01 * port), SOLVER))
-    x, y = inputs[0], targets[0]
+    x, y, beta = inputs[0], targets[0], 0.01 * port
+    layer = ep.Layer(network, ep.EquilibriumPropagation(ep.symmetric(beta), SOLVER))
     found = jax.grad(lambda x: COST(layer(x), y))(x)
+    free = ep.settle(network, x, SOLVER)
+    # Exactly, by the implicit function theorem.
+    hessian = jax.jit(jax.hessian(network.energy))(free.state, x)
+    mixed = jax.jit(jax.jacfwd(jax.grad(network.energy), 1))(free.state, x)
+    adjoint = jnp.linalg.solve(hessian, jax.grad(lambda s: COST(network.output(s), y))(free.state))
+    exact = -jnp.dot(adjoint, mixed)
+    assert float(jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact)) <= 1e-6
+    # And as a bench would find it: what the sources of +x and -x deliver in the two nudged phases.
+    phases = [ep.settle(ep.Forced(network, COST, y, free, b), x, SOLVER, free=free).state for b in (beta, -beta)]
+    plus, minus = (leaving_currents(network, s, x)[network.nodes("x").index] for s in phases)
+    contrast = (plus - minus) / (2 * beta)
+    np.testing.assert_allclose(contrast[:8] - contrast[8:], exact, rtol=1e-5, atol=1e-6 * float(jnp.abs(exact).max()))
 
-    def outputs(x):
-        return ckt.operating_points(network, x, SOLVER).outputs
 
-    step = 1e-6
-    moved = outputs(jnp.concatenate([x[None] + step * jnp.eye(8), x[None] - step * jnp.eye(8)]))
-    costs = jnp.sum((moved - y[None]) ** 2, 1) / 2
-    np.testing.assert_allclose(found, (costs[:8] - costs[8:]) / (2 * step), rtol=1e-5, atol=1e-9)
+def test_a_softmax_readout_learns_by_currents():
+    # Cross-entropy of s·v: the nudging current is beta s (one-hot - p), which no conductance to a target gives.
+    network = layered(gain=20.0)
+    inputs, labels = jax.random.normal(jax.random.key(1), (4, 4)), jnp.array([0, 2, 1, 1])
+    truth = ep.ImplicitDifferentiation(SOLVER)(network, ep.CrossEntropy(), inputs, labels)
+    beta = ckt.relative_beta(0.01, network, ckt.operating_points(network, inputs[:1], SOLVER).state[0], inputs[0])
+    found = ep.EquilibriumPropagation(ep.symmetric(beta), SOLVER)(network, ep.CrossEntropy(), inputs, labels)
+    error = jnp.linalg.norm(flat(found.gradient) - flat(truth.gradient)) / jnp.linalg.norm(flat(truth.gradient))
+    assert float(error) <= 1e-6
+    free = ep.settle(network, inputs[0], SOLVER)
+    force = ep.Forced(network, ep.CrossEntropy(), labels[0], free, jnp.asarray(beta)).outputs_force
+    np.testing.assert_allclose(force, jnp.eye(3)[0] - jax.nn.softmax(found.outputs[0]), atol=1e-10)
 
 
 def test_port_conductance_is_a_schur_complement():

@@ -53,8 +53,13 @@ def test_time_constants_of_one_node_are_rc():
     network = circuit.compile()
     np.testing.assert_allclose(ckt.time_constants(network, jnp.array([0.5]), jnp.ones(1)), [5e-4], rtol=1e-12)
     # Half a volt over each: 0.5 mW, times tau ln(1000).
-    energy = ckt.energy_of_inference(network, jnp.array([0.5]), jnp.ones(1))
+    free, one = jnp.array([0.5]), jnp.ones(1)
+    assert float(ckt.settling_time(network, free, one, precision=1e-2)) == pytest.approx(5e-4 * np.log(100), rel=1e-12)
+    energy = ckt.energy_of_inference(network, free, one)
     assert float(energy) == pytest.approx(5e-4 * 5e-4 * np.log(1000), rel=1e-12)
+    # A nudged phase at 0.75 V dissipates 0.25² + 0.75² mW; what the nudge itself delivers is in it.
+    update = ckt.energy_of_update(network, free, one, [jnp.array([0.75]), free])
+    assert float(update) == pytest.approx((5e-4 + 6.25e-4 + 5e-4) * 5e-4 * np.log(1000), rel=1e-12)
 
 
 def test_every_free_node_needs_a_capacitor():

@@ -35,6 +35,16 @@ def test_digits_are_all_of_scikit_learns():
     assert sorted(map(bytes, ours.astype(np.uint8))) == sorted(map(bytes, theirs.astype(np.uint8)))
 
 
+def test_iris_holds_ten_flowers_of_each_kind_out():
+    iris = load("iris")
+    assert (iris.train_inputs.shape, iris.test_inputs.shape, iris.classes) == ((120, 4), (30, 4), 3)
+    assert np.bincount(iris.test_targets).tolist() == [10, 10, 10]
+    # The first setosa of Fisher's table, and the largest petal of a virginica.
+    everything = np.concatenate([iris.train_inputs, iris.test_inputs])
+    assert np.isclose(everything, [5.1, 3.5, 1.4, 0.2]).all(1).any()
+    assert everything[:, 2].max() == np.float32(6.9)
+
+
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_the_real_files_if_they_are_here(name):
     if find(name) is None:
@@ -109,7 +119,7 @@ def test_unknown_names_list_the_known():
     refuse(
         "cifar",
         ValueError,
-        r"No data set is called 'cifar'. Known: cifar10, digits, fashion-mnist, mnist, time .* ends in .npz",
+        r"No data set is called 'cifar'. Known: cifar10, digits, fashion-mnist, iris, mnist, time .* ends in .npz",
     )
 
 

@@ -238,18 +238,15 @@ class Circuit:
             current_gain: Current gain c backward; 1/A by default.
         """
         made = self._new(name, [f"{name}{i}" for i in range(len(nodes))])
-        self.join(name, nodes, made, gain=gain, current_gain=current_gain)
+        self.elements[name] = _amplifiers(name, nodes, made, gain, current_gain)
         return made
 
     def join(
         self, name: str, input: Nodes, output: Nodes, *, gain: float | int, current_gain: float | int | None = None
     ) -> None:
         """Bidirectional amplifiers between nodes that exist: see `amplifiers`."""
-        if gain == 0 or not np.isfinite(gain):
-            raise ValueError(f"`gain` of amplifier `{name}` must be finite and not zero; got {gain}.")
-        back = 1 / gain if current_gain is None else current_gain
-        count = len(input)
-        self.elements[name] = Amplifiers(input, output, (float(gain),) * count, (float(back),) * count)
+        input, output = self._pairs(name, input, output)
+        self._add(name, _amplifiers(name, input, output, gain, current_gain))
 
     def capacitors(self, name: str, tail: Nodes, head: Nodes, capacitance: Value, *, trainable: bool = False) -> None:
         """Capacitors between nodes, pair by pair. [F]"""
@@ -299,6 +296,15 @@ class Circuit:
         if len(same):
             raise ValueError(f"`{name}` joins node `{self.names[tail.index[same[0]]]}` to itself; remove that branch.")
         return tail, head
+
+
+def _amplifiers(name, input, output, gain, current_gain):
+    back = (1 / gain if gain != 0 else 0.0) if current_gain is None else current_gain
+    if gain == 0 or not np.isfinite([gain, back]).all():
+        raise ValueError(
+            f"`gain` of amplifier `{name}` must be finite and not zero, `current_gain` finite; got {gain} and {back}."
+        )
+    return Amplifiers(input, output, (float(gain),) * len(input), (float(back),) * len(input))
 
 
 def _count(name, count):

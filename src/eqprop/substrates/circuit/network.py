@@ -79,16 +79,15 @@ class Network(GraphSystem):
 
     def source_voltages(self, inputs: Float[Array, " input"], dtype: np.dtype) -> Float[Array, " source"]:
         """Voltages of all sources: the inputs, then the constant ones in the order of the netlist. [V]"""
-        sources = [like(e.voltage, jnp.zeros((), dtype)) for _, e in self.items() if isinstance(e, VoltageSources)]
-        if self.topology.input_size:
-            flat = jnp.ravel(inputs).astype(dtype)
-            if flat.shape[0] != self.topology.input_size:
-                raise ValueError(
-                    f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this circuit has "
-                    f"{self.topology.input_size} inputs."
-                )
-            sources = [flat, *sources]
-        return jnp.concatenate([*sources, jnp.zeros(0, dtype)])
+        if not self.topology.input_size:
+            return self._constant_sources(dtype)
+        flat = jnp.ravel(inputs).astype(dtype)
+        if flat.shape[0] != self.topology.input_size:
+            raise ValueError(
+                f"`inputs` of shape {jnp.shape(inputs)} hold {flat.shape[0]} numbers; this circuit has "
+                f"{self.topology.input_size} inputs."
+            )
+        return jnp.concatenate([flat, self._constant_sources(dtype)])
 
     def voltages(self, state: Float[Array, " unit"], inputs: Float[Array, " input"]) -> Float[Array, " node"]:
         """Voltages of all nodes, ground first, in the order of `topology.names`. [V]"""
@@ -125,11 +124,8 @@ class Network(GraphSystem):
 
     def output(self, state):
         t = self.topology
-        constants = jnp.concatenate([jnp.zeros(t.input_size, state.dtype), self._constant_sources(state.dtype)])
-        nodes = (
-            jnp.asarray(t.gain.array, state.dtype) * jnp.concatenate([state, jnp.zeros(1, state.dtype)])[t.unit.array]
-        )
-        nodes = nodes + self._offsets(constants)
+        # Outputs are not tied to inputs (the topology sees to that), so these may count as zero.
+        nodes = self.voltages(state, jnp.zeros(t.input_size, state.dtype))
         read = nodes[t.output_plus.array]
         if t.output_minus is not None:
             read = read - nodes[t.output_minus.array]
@@ -172,7 +168,7 @@ class Network(GraphSystem):
         if not ideal:
             return None
         dtype = jnp.zeros(()).dtype
-        sources = jnp.concatenate([jnp.zeros(self.topology.input_size, dtype), self._constant_sources(dtype)])
+        sources = self.source_voltages(jnp.zeros(self.topology.input_size, dtype), dtype)
         lower = jnp.full(len(self.topology.units), -jnp.inf, dtype)
         upper = jnp.full(len(self.topology.units), jnp.inf, dtype)
         for name, element in ideal:

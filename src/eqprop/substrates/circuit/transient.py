@@ -8,6 +8,7 @@ Source:
     W. Millar, Some general theorems for non-linear systems possessing resistance, 1951.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import diffrax
@@ -22,7 +23,15 @@ from eqprop.substrates.circuit.elements import Capacitors
 from eqprop.substrates.circuit.network import Network
 from eqprop.substrates.circuit.power import balance
 
-__all__ = ["Transient", "capacitance_matrix", "energy_of_inference", "time_constants", "transient"]
+__all__ = [
+    "Transient",
+    "capacitance_matrix",
+    "energy_of_inference",
+    "energy_of_update",
+    "settling_time",
+    "time_constants",
+    "transient",
+]
 
 
 class Transient(NamedTuple):
@@ -119,12 +128,36 @@ def time_constants(
     return 1 / rates[::-1]
 
 
+def settling_time(
+    network: Network, state: Float[Array, " unit"], inputs: Float[Array, " input"], *, precision: float = 1e-3
+) -> Float[Array, ""]:
+    """Time in which the slowest part of a deviation from an operating point falls to `precision` of it. [s]"""
+    return time_constants(network, state, inputs)[-1] * jnp.log(1 / precision)
+
+
 def energy_of_inference(
     network: Network, state: Float[Array, " unit"], inputs: Float[Array, " input"], *, precision: float = 1e-3
 ) -> Float[Array, ""]:
-    """Power at the operating point times the time to settle to a relative `precision`. [J]
+    """Power at the operating point times the time to settle to a relative `precision`. [J]"""
+    return balance(network, state, inputs).absorbed * settling_time(network, state, inputs, precision=precision)
 
-    An update by two nudged phases costs about three times as much.
+
+def energy_of_update(
+    network: Network,
+    state: Float[Array, " unit"],
+    inputs: Float[Array, " input"],
+    nudged: Sequence[Float[Array, " unit"]],
+    *,
+    precision: float = 1e-3,
+) -> Float[Array, ""]:
+    """What one example costs when it is learned from: the free phase, then one settling for each nudged phase. [J]
+
+    Args:
+        network: A circuit with a capacitor at every free node.
+        state: Its free equilibrium. [V]
+        inputs: Inputs of the example.
+        nudged: States of the nudged phases: two for a symmetric nudge. [V]
+        precision: Every phase is waited for until this is left of its way.
     """
-    slowest = time_constants(network, state, inputs)[-1]
-    return balance(network, state, inputs).absorbed * slowest * jnp.log(1 / precision)
+    phases = (state, *nudged)
+    return sum(energy_of_inference(network, phase, inputs, precision=precision) for phase in phases)

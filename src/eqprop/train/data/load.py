@@ -14,7 +14,8 @@ from eqprop.train.data.ts import SERIES, find_series, load_series, missing_serie
 
 __all__ = ["load"]
 
-_DIGITS_HELD_OUT = 360
+_HELD_OUT = {"digits": 360, "iris": 30}
+"""Test examples of the sets that come without a split: a fifth."""
 _LENGTHS = {"japanese-vowels": 25}
 """Sets whose series differ in length, and what they are brought to."""
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -25,6 +26,8 @@ def load(name: str | Path) -> Dataset:
 
     * `"digits"`: the 1,797 digits of 8 x 8 pixels of scikit-learn, pixels divided by 16; a fifth of each
       class (360 examples) is held out for testing, always the same (seed 0).
+    * `"iris"`: 150 flowers by four lengths in centimetres, as scikit-learn has them; 10 of each of the three kinds are
+      held out for testing, always the same (seed 0).
     * `"mnist"`, `"fashion-mnist"`: 60,000 and 10,000 pictures of 28 x 28 pixels, divided by 255, as their
       authors split them. Looked for in the places that `eqprop.train.data.sets` lists; every file is
       checked against its checksum.
@@ -60,17 +63,22 @@ def load(name: str | Path) -> Dataset:
             raise missing_series(str(name))
         return load_series(folder, SERIES[str(name)], length=_LENGTHS.get(str(name)))
     entry = known(str(name))
-    return _load_idx(entry) if entry.files else _load_digits(entry)
+    return _load_idx(entry) if entry.files else _load_packaged(entry)
 
 
-def _load_digits(entry: KnownSet) -> Dataset:
-    from sklearn.datasets import load_digits  # late: it takes a second to import
+def _load_packaged(entry: KnownSet) -> Dataset:
+    """A set that comes with scikit-learn."""
+    from sklearn import datasets  # late: it takes a second to import
 
-    pixels, labels = load_digits(return_X_y=True)
-    images = (pixels / 16).astype(np.float32).reshape(-1, *entry.shape)
-    train, test = stratified_split(labels, _DIGITS_HELD_OUT, seed=0)
+    if entry.name == "digits":
+        pixels, labels = datasets.load_digits(return_X_y=True)
+        rows = pixels / 16
+    else:
+        rows, labels = datasets.load_iris(return_X_y=True)
+    inputs = rows.astype(np.float32).reshape(-1, *entry.shape)
+    train, test = stratified_split(labels, _HELD_OUT[entry.name], seed=0)
     labels = labels.astype(np.int32)
-    return Dataset(images[train], labels[train], images[test], labels[test], classes=entry.classes, shape=entry.shape)
+    return Dataset(inputs[train], labels[train], inputs[test], labels[test], classes=entry.classes, shape=entry.shape)
 
 
 def _load_idx(entry: KnownSet) -> Dataset:

@@ -64,6 +64,15 @@ KNOWN: dict[str, KnownSet] = {
             bring="it comes with scikit-learn: `pip install scikit-learn`",
         ),
         KnownSet(
+            "iris",
+            classes=3,
+            shape=(4,),
+            files=(),
+            mirrors=(),
+            folders=(),
+            bring="it comes with scikit-learn: `pip install scikit-learn`",
+        ),
+        KnownSet(
             "mnist",
             classes=10,
             shape=(28, 28),

@@ -9,6 +9,7 @@ from eqprop.train.experiment import Experiment
 from eqprop.train.settings import Settings
 
 if TYPE_CHECKING:
+    from eqprop.substrates.circuit.network import Network
     from eqprop.train.config import Config
     from eqprop.train.report import Section
     from eqprop.train.run import Run
@@ -27,6 +28,11 @@ class Recipe(Settings):
             config: The whole configuration: data, optimiser, batch size, epochs.
             key: Decides the initial parameters.
         """
+
+    def trained_circuit(self, run: "Run") -> "Network | None":
+        """The circuit of a trained run, to be exported or compared; None where the family is no circuit."""
+        del run
+        return None
 
     def report_sections(self, run: "Run") -> list["Section"]:
         """Sections of the family's own for `eqprop report`: none by default.

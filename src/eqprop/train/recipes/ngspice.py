@@ -1,11 +1,11 @@
-"""Small circuits that live in ngspice: XOR and iris, trained with terminal voltages only."""
+"""Small circuits that live in ngspice and classify, trained with terminal voltages only."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from eqprop.bridges.bench import Bench, BenchSolver
 from eqprop.bridges.ngspice import NgspiceBatchBench, NgspiceBench
@@ -15,24 +15,27 @@ from eqprop.cost import SquaredError
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import one_sided, symmetric
 from eqprop.settle.graph import GraphNewton
-from eqprop.substrates.circuit.devices import SpiceDiode
+from eqprop.substrates.circuit.devices import SpiceDiode, thermal_voltage
 from eqprop.substrates.circuit.netlist import Circuit
 from eqprop.substrates.circuit.network import Network
-from eqprop.train.data.split import stratified_split
-from eqprop.train.experiment import Experiment, wrong_class
+from eqprop.train.devices import warn_of_lost_nudge
+from eqprop.train.experiment import Experiment, load_data, wrong_class
 from eqprop.train.recipes.base import Recipe
+
+if TYPE_CHECKING:
+    from eqprop.train.config import Config
 
 __all__ = ["NgspiceRecipe"]
 
-FOLDS = 4
-"""Into which the training flowers are parted to choose settings."""
-
 
 class NgspiceRecipe(Recipe):
-    """One hidden layer of diodes between two crossbars of trained conductances; a simulator settles it."""
+    """One hidden layer of diodes between two crossbars of trained conductances; a simulator settles it.
+
+    It classifies the configured data, every input brought to mean 0 and spread 1 over the training examples; without
+    `[data]`, the four patterns of exclusive or.
+    """
 
     kind: Literal["ngspice"] = "ngspice"
-    problem: Literal["xor", "iris"] = "iris"
     simulator: Literal["library", "batch", "own"] = "library"
     """ngspice's shared library, a process of ngspice for each operating point, or this library's own solver."""
     hidden: PositiveInt = 8
@@ -50,20 +53,17 @@ class NgspiceRecipe(Recipe):
     stencil: Literal["symmetric", "one_sided"] = "symmetric"
     read_noise: NonNegativeFloat = 0.0
     """Standard deviation of each reading, for `simulator = "own"`. [V]"""
-    fold: int | None = Field(default=None, ge=0, lt=FOLDS)
-    """To choose settings without a look at the test flowers of iris: train without this fourth of the training flowers,
-    and judge by it."""
 
     def build(self, config, key):
         """The experiment; with `simulator = "library"` its first step takes ngspice in this process."""
-        if config.data is not None:
-            raise ValueError("`recipe.problem` names the data of this recipe; leave `[data]` out.")
-        if self.problem == "xor" and self.fold is not None:
-            raise ValueError(
-                '`recipe.fold` parts the flowers of `recipe.problem = "iris"`; XOR has four patterns in all.'
-            )
-        train, test = _xor(self.high) if self.problem == "xor" else _iris(self.high, self.fold)
+        train, test = self._examples(config)
         network = self.network(train[0].shape[1], train[1].shape[1], key)
+        if self.read_noise > 0:
+            first = (part[0] for part in train)
+            scale = thermal_voltage()
+            warn_of_lost_nudge(
+                network, GraphNewton(), self.beta, *first, read_noise=self.read_noise, voltage_scale=scale
+            )
         system = Terminals(network)
         stencil = symmetric(self.beta) if self.stencil == "symmetric" else one_sided(self.beta)
         return Experiment(
@@ -76,13 +76,17 @@ class NgspiceRecipe(Recipe):
             wrong=wrong_class,
         )
 
+    def trained_circuit(self, run):
+        """The circuit, with the run's conductances."""
+        inputs, targets = self._examples(run.config)[1]
+        return run.trained(self.network(inputs.shape[1], targets.shape[1], jax.random.key(0)))
+
     def report_sections(self, run):
         """The circuit, its voltages and power, by the library's own solver: no simulator is started for a report."""
         from eqprop.train.report.circuits import network_sections  # late: reports draw
 
-        inputs, targets = self._data()[1]
-        network = self.network(inputs.shape[1], targets.shape[1], jax.random.key(0))
-        return network_sections(run.trained(network), inputs, targets, self.beta)
+        inputs, targets = self._examples(run.config)[1]
+        return network_sections(self.trained_circuit(run), inputs, targets, self.beta)
 
     def network(self, inputs: int, outputs: int, key: jax.Array) -> Network:
         """The circuit, with freshly drawn conductances."""
@@ -103,14 +107,22 @@ class NgspiceRecipe(Recipe):
         circuit.outputs(y)
         return circuit.compile()
 
-    def _data(self):
-        if self.problem == "iris":
-            return _iris(self.high, self.fold)
-        if self.fold is not None:
-            raise ValueError(
-                '`recipe.fold` parts the flowers of `recipe.problem = "iris"`; XOR has four patterns in all.'
-            )
-        return _xor(self.high)
+    def _examples(self, config: "Config"):
+        """Inputs and wanted voltages, to train on and to judge by."""
+        if config.data is None:
+            inputs = jnp.asarray([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
+            patterns = inputs, jnp.asarray(self.high * np.eye(2)[[0, 1, 1, 0]])
+            return patterns, patterns
+        data = load_data(config)
+        train, test = (part.reshape(len(part), -1).astype(float) for part in (data.train_inputs, data.test_inputs))
+        mean, spread = train.mean(0), train.std(0)
+        # What never varies stays at 0.
+        scale = np.where(spread > 0, spread, 1.0)
+        wanted = self.high * np.eye(data.classes)
+        return (
+            (jnp.asarray((train - mean) / scale), jnp.asarray(wanted[data.train_targets])),
+            (jnp.asarray((test - mean) / scale), jnp.asarray(wanted[data.test_targets])),
+        )
 
     def _bench(self, network: Network) -> Bench:
         if self.simulator == "own":
@@ -119,32 +131,3 @@ class NgspiceRecipe(Recipe):
             raise ValueError('`recipe.read_noise` needs `recipe.simulator = "own"`; ngspice reads without noise.')
         # Not opened yet: a run is also looked at (reported on) where there is no simulator, or where it is in use.
         return NgspiceBench(network, opened=False) if self.simulator == "library" else NgspiceBatchBench(network)
-
-
-def _xor(high):
-    inputs = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
-    pairs = jnp.asarray(inputs), jnp.asarray(high * np.eye(2)[[0, 1, 1, 0]])
-    return pairs, pairs
-
-
-def _iris(high, fold):
-    from sklearn.datasets import load_iris  # late: it takes a second to import
-
-    features, labels = load_iris(return_X_y=True)
-    train, test = stratified_split(labels, 30, seed=0)
-    if fold is not None:
-        train, test = _without(train, labels, fold)
-    mean, spread = features[train].mean(0), features[train].std(0)
-    inputs, targets = (features - mean) / spread, high * np.eye(3)[labels]
-    return (jnp.asarray(inputs[train]), jnp.asarray(targets[train])), (
-        jnp.asarray(inputs[test]),
-        jnp.asarray(targets[test]),
-    )
-
-
-def _without(rows, labels, fold):
-    """Rows without a fold, and the fold: as much of every class."""
-    random = np.random.RandomState(0)
-    shuffled = [random.permutation(rows[labels[rows] == label]) for label in np.unique(labels)]
-    held = np.sort(np.concatenate([own[fold::FOLDS] for own in shuffled]))
-    return np.setdiff1d(rows, held), held

@@ -7,7 +7,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from eqprop.cost import SquaredError
 from eqprop.substrates.circuit.drn import DeepResistiveNetwork
-from eqprop.train.devices import DeviceSettings
+from eqprop.train.devices import DeviceSettings, warn_of_lost_nudge
 from eqprop.train.experiment import classification, load_data
 from eqprop.train.recipes.base import Recipe
 from eqprop.train.settings import EstimatorSettings
@@ -38,12 +38,20 @@ class ResistiveRecipe(Recipe):
         propagate = self.estimator.build()
         propagate = eqx.tree_at(lambda p: p.solver, propagate, self.devices.solver(propagate.solver))
         experiment = classification(config, system, SquaredError(), propagate, one_hot=True)
+        if self.devices.read_noise > 0:
+            first = (part[0] for part in experiment.train)
+            noise = self.devices.read_noise
+            warn_of_lost_nudge(system, self.estimator.solver.build(), self.estimator.beta, *first, read_noise=noise)
         return eqx.tree_at(
             lambda e: e.optimiser,
             experiment,
             self.devices.optimiser(experiment.optimiser),
             is_leaf=lambda x: x is experiment.optimiser,
         )
+
+    def trained_circuit(self, run):
+        """The network as a netlist, with the run's conductances."""
+        return run.experiment().system.circuit().compile()
 
     def report_sections(self, run):
         """Crossbars, node voltages and power, on a few held-out examples."""
