@@ -29,7 +29,7 @@ from eqprop.gradient.estimate import batch_size, check_batch, free_phase
 from eqprop.gradient.stencil import Stencil
 from eqprop.settle.base import IterativeSolver, Solver
 from eqprop.settle.descent import FixedPoint
-from eqprop.system import CostNudged, Nudge, Nudged, System
+from eqprop.system import ConstantForce, CostNudged, Nudge, System
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -220,7 +220,7 @@ def _through_time(system, cost, inputs, targets, steps, solver, free):
     return in_parameters, in_force
 
 
-class _Pushed(Nudged):
+class _Pushed(ConstantForce):
     """A system under a constant force on its state: the probe of backpropagation through time."""
 
     system: System
@@ -230,12 +230,6 @@ class _Pushed(Nudged):
     def nudge_energy(self, state):
         work = jax.tree.map(lambda f, s: jnp.sum(f * s), self.push, state)
         return -self.beta * sum(jax.tree.leaves(work))
-
-    def minimise_block(self, block, state, inputs, force):
-        own = self.force(state)
-        return self.system.minimise_block(
-            block, state, inputs, own if force is None else jax.tree.map(jnp.add, own, force)
-        )
 
 
 def plot_updates(comparison: UpdateComparison, *, entries: int = 4) -> "Figure":
