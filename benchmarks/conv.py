@@ -88,8 +88,10 @@ def backpropagation(net, inputs, targets):
 
 def estimators(steps):
     """Rules on the network at rest."""
+    tight = ep.EquilibriumPropagation(ep.symmetric(ESTIMATOR.beta), ep.BlockDescent(1e-5, 1e-6))
     return {
         "equilibrium propagation": ESTIMATOR.build(),
+        "equilibrium propagation, settled tightly": tight,
         f"BPTT, {steps} steps": ep.BackpropagationThroughTime(ep.FixedPoint(1e-3, 1e-4), steps),
     }
 

@@ -42,8 +42,8 @@ def _deep(hidden: int, rates: Sequence[float]) -> list[str]:
 
 
 CASES = {
-    "mnist-conv": Case("mnist-conv", ["data.train_examples=20000"], 1, 15),
-    "fashion-mnist-conv": Case("fashion-mnist-conv", ["data.train_examples=20000"], 1, 15),
+    "mnist-conv": Case("mnist-conv", ["data.train_examples=20000"], 1, 12),
+    "fashion-mnist-conv": Case("fashion-mnist-conv", ["data.train_examples=20000"], 1, 12),
     "p-1h": Case("mnist-p1h", [], 30, 15),
     "p-2h": Case("mnist-p1h", _deep(2, (0.2, 0.05, 0.005)), 50, 30),
     "p-3h": Case("mnist-p1h", _deep(3, (0.2, 0.05, 0.01, 0.002)), 100, 50),

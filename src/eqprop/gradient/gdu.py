@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["UpdateComparison", "compare_updates", "plot_updates"]
 
+NEGLIGIBLE = 1e-6
+"""Curves below this part of their array's largest have no sign and no shape of their own."""
+
 
 class UpdateComparison(eqx.Module):
     """Per-step curves of both rules; leading axis the step, counted from the end of the free phase backwards."""
@@ -63,7 +66,10 @@ class UpdateComparison(eqx.Module):
 
     @property
     def relative_rms(self) -> Float[Array, ""]:
-        r"""Mean over parameters of $\mathrm{rms}_t(a - b) / \max(\mathrm{rms}_t a, \mathrm{rms}_t b)$."""
+        r"""Mean over parameters of $\mathrm{rms}_t(a - b) / \max(\mathrm{rms}_t a, \mathrm{rms}_t b)$.
+
+        Parameters whose curves stay below a millionth of their array's largest do not count.
+        """
         return _relative_rms(self.parameter_updates, self.parameter_gradients)
 
     @property
@@ -273,18 +279,20 @@ def _relative_error(updates, gradients):
 
 
 def _relative_rms(updates, gradients):
-    ratios = []
+    total = count = 0
     for u, g in _pairs(updates, gradients):
         distance = jnp.sqrt(jnp.mean((u - g) ** 2, 0))
         size = jnp.maximum(jnp.sqrt(jnp.mean(u**2, 0)), jnp.sqrt(jnp.mean(g**2, 0)))
-        ratios.append(jnp.ravel(jnp.where(size > 0, distance / jnp.where(size > 0, size, 1), 0)))
-    return jnp.mean(jnp.concatenate(ratios))
+        seen = size > NEGLIGIBLE * jnp.max(size)
+        total = total + jnp.sum(jnp.where(seen, distance / jnp.where(seen, size, 1), 0))
+        count = count + jnp.sum(seen)
+    return total / jnp.maximum(count, 1)
 
 
 def _sign_agreement(updates, gradients):
     agree = count = 0
     for u, g in _pairs(updates, gradients):
-        seen = jnp.abs(g) > 1e-6 * jnp.max(jnp.abs(g))
+        seen = jnp.abs(g) > NEGLIGIBLE * jnp.max(jnp.abs(g))
         agree, count = agree + jnp.sum(seen & (u * g > 0)), count + jnp.sum(seen)
     return agree / jnp.maximum(count, 1)
 
