@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import eqprop as ep
-from eqprop.train.config import load_config
+from eqprop.train.config import Config, load_config
 
 
 class Case(NamedTuple):
@@ -50,30 +50,36 @@ CASES = {
 }
 
 
-def trained(case: Case, *, through_time: bool, epochs: int | None = None, overrides: Sequence[str] = ()) -> list[dict]:
-    """The measures of each epoch of training by one rule."""
+RULES = ("eqprop", "through time")
+
+
+def configured(case: Case, *, through_time: bool, epochs: int | None = None, overrides: Sequence[str] = ()) -> Config:
+    """How a case is trained by one rule."""
+    # Examples that the sweeps have not quite brought to rest count all the same.
     rule = [f"recipe.through_time.steps={case.steps}", "max_unsettled=1"] if through_time else []
-    epochs = case.epochs if epochs is None else epochs
-    config = load_config(case.preset, [*case.overrides, *rule, *overrides, f"epochs={epochs}"])
+    length = f"epochs={case.epochs if epochs is None else epochs}"
+    return load_config(case.preset, [*case.overrides, *rule, *overrides, length])
+
+
+def trained(config: Config) -> list[dict]:
+    """The measures of each epoch of training."""
+    rule = RULES[config.recipe.through_time is not None]
+
+    def tell(moment):
+        if moment.metrics is not None:
+            error = 100 * moment.metrics["test_error"]
+            now = time.strftime("%H:%M:%S")
+            print(f"{now}  {rule}  epoch {moment.epoch + 1}: test error {error:.2f} %", flush=True)
+
     fitted = ep.fit(
         config.build(),
-        epochs=epochs,
+        epochs=config.epochs,
         batch_size=config.batch_size,
         key=config.training_key(),
         max_unsettled=config.max_unsettled,
-        watch=lambda moment: _tell(moment, through_time),
+        watch=tell,
     )
     return fitted.metrics
-
-
-def _tell(moment, through_time):
-    if moment.metrics is not None:
-        rule = "through time" if through_time else "eqprop"
-        now = time.strftime("%H:%M:%S")
-        print(
-            f"{now}  {rule}  epoch {moment.epoch + 1}: test error {100 * moment.metrics['test_error']:.2f} %",
-            flush=True,
-        )
 
 
 def main() -> None:
@@ -89,11 +95,13 @@ def main() -> None:
     found = {}
     for name in options.cases:
         print(name, flush=True)
-        for through_time in (False, True):
-            metrics = trained(CASES[name], through_time=through_time, epochs=options.epochs, overrides=options.set)
-            found.setdefault(name, {})["through time" if through_time else "eqprop"] = metrics
-        ours, theirs = (100 * found[name][rule][-1]["test_error"] for rule in ("eqprop", "through time"))
-        seconds = [sum(m["seconds"] for m in found[name][rule]) for rule in ("eqprop", "through time")]
+        for rule in RULES:
+            config = configured(
+                CASES[name], through_time=rule == RULES[1], epochs=options.epochs, overrides=options.set
+            )
+            found.setdefault(name, {})[rule] = trained(config)
+        ours, theirs = (100 * found[name][rule][-1]["test_error"] for rule in RULES)
+        seconds = [sum(m["seconds"] for m in found[name][rule]) for rule in RULES]
         print(f"  equilibrium propagation {ours:.2f} % in {seconds[0]:.0f} s")
         print(f"  backpropagation through time {theirs:.2f} % in {seconds[1]:.0f} s")
         print(f"  apart by {abs(ours - theirs):.2f} points")

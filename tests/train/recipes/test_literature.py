@@ -44,20 +44,21 @@ def errors(name, epochs=None, overrides=()):
     paper = script()
     case = paper.CASES[name]
     need(case.preset, case.overrides)
-    rules = (False, True)
-    runs = [paper.trained(case, through_time=rule, epochs=epochs, overrides=overrides) for rule in rules]
-    return [run[-1]["test_error"] for run in runs]
+    rules = [paper.configured(case, through_time=rule, epochs=epochs, overrides=overrides) for rule in (False, True)]
+    return [paper.trained(rule)[-1]["test_error"] for rule in rules]
 
 
-@pytest.mark.usefixtures("as_a_user")
-def test_both_rules_begin_and_go_on_alike():
-    # A few steps of each case: both train, and hardly apart yet.
-    paper = script()
-    for name in ("p-1h", "p-2h"):
-        case = paper.CASES[name]
-        few = ("data.name=digits", "data.train_examples=200", "recipe.hidden=[16]", "optimiser.rates={}")
-        ours, theirs = (paper.trained(case, through_time=t, epochs=1, overrides=few)[-1] for t in (False, True))
-        assert ours["train_cost"] == pytest.approx(theirs["train_cost"], rel=1e-2)
+@pytest.mark.parametrize("name", ["mnist-conv", "fashion-mnist-conv", "p-1h", "p-2h", "p-3h"])
+def test_cases_say_the_same_to_both_rules(name):
+    case = script().CASES[name]
+    ours, theirs = (script().configured(case, through_time=rule) for rule in (False, True))
+    assert theirs.recipe.through_time.steps == case.steps
+    without = theirs.recipe.model_copy(update={"through_time": None})
+    assert without == ours.recipe
+    assert (theirs.optimiser, theirs.epochs, theirs.data) == (ours.optimiser, case.epochs, ours.data)
+    if ours.recipe.kind == "hopfield":
+        # A rate for each layer of weights.
+        assert len(ours.optimiser.rates) == len(ours.recipe.hidden) + 1 == int(name[2]) + 1
 
 
 @pytest.mark.slow
