@@ -1,24 +1,25 @@
 """Convolutional steps measured: equilibrium propagation, backpropagation, backpropagation through time, PyTorch.
 
-Run `python benchmarks/conv.py --out results/conv`: prints a table, and writes `conv.json` and `conv.png`. The network
-is 5x5-32, pool, 5x5-64, pool, softmax readout on 28 x 28 pictures, and the estimator that of the preset `mnist-conv`.
+Run `python benchmarks/conv.py`: prints a table, and writes `conv.json` and `conv.png` to `benchmarks/results/conv`.
+The network is 5x5-32, pool, 5x5-64, pool, softmax readout on 28 x 28 pictures, the estimator that of `mnist-conv`.
 Every time is the best of a few runs in one process; compare ratios, not times of different runs. The PyTorch baseline
 is the same network in eager style at the same nudging strength, with the literature's counts of synchronous iterations
 (60 free, 2 x 15 nudged), from the equations. Beside each time stands the cosine with backpropagation through 150 steps.
-Then the cost of a step over batch size, width and depth, and its memory over the number of steps.
+Then the cost of a step over batch size, width and depth (the cosine there is with weak nudges settled to rounding), and
+its memory over the number of steps.
 """
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 
 import equinox as eqx
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+from _measure import cosine, machine, product_rate, seconds
+from _measure import memory as memory_of
 
 import eqprop as ep
 from eqprop.train.config import load_config
@@ -51,24 +52,6 @@ def pictures(batch):
     keys = jax.random.split(jax.random.key(1), 2)
     coarse = jax.random.uniform(keys[0], (batch, 7, 7, 1))
     return jax.image.resize(coarse, (batch, *PICTURE), "linear"), jax.random.randint(keys[1], (batch,), 0, 10)
-
-
-def seconds(run, repeats):
-    """Best time of a few calls, the first (which compiles) left out."""
-    jax.block_until_ready(run())
-    best = float("inf")
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(run())
-        best = min(best, time.perf_counter() - began)
-    return best
-
-
-def product_rate(repeats):
-    """Rate of a large matrix product, the limit of the machine. [GFLOP/s]"""
-    matrix = jnp.ones((1024, 1024))
-    product = jax.jit(lambda a: a @ a)
-    return 2 * 1024**3 / seconds(lambda: product(matrix), repeats) / 1e9
 
 
 def sweep_seconds(net, inputs, repeats):
@@ -105,8 +88,10 @@ def backpropagation(net, inputs, targets):
 
 def estimators(steps):
     """Rules on the network at rest."""
+    tight = ep.EquilibriumPropagation(ep.symmetric(ESTIMATOR.beta), ep.BlockDescent(1e-5, 1e-6))
     return {
         "equilibrium propagation": ESTIMATOR.build(),
+        "equilibrium propagation, settled tightly": tight,
         f"BPTT, {steps} steps": ep.BackpropagationThroughTime(ep.FixedPoint(1e-3, 1e-4), steps),
     }
 
@@ -125,27 +110,19 @@ def compiled(rule, net, inputs, targets):
 
 
 def scaling(repeats):
-    """Time of a step by equilibrium propagation and by backpropagation, for other sizes."""
+    """A step by equilibrium propagation and by backpropagation, for other sizes."""
+    exact = ep.EquilibriumPropagation(ep.symmetric(0.01), ep.BlockDescent(1e-6, 1e-7))
     rows = {}
     for name, (batch, width, depth) in SCALING.items():
         net = network(jax.random.key(0), width, depth)
         task = pictures(batch)
+        run = compiled(ESTIMATOR.build(), net, *task)
         rows[name] = {
-            "equilibrium propagation": seconds(compiled(ESTIMATOR.build(), net, *task), repeats),
+            "equilibrium propagation": seconds(run, repeats),
             "backpropagation": seconds(backpropagation(net, *task), repeats),
+            "cosine": cosine(run()[0], compiled(exact, net, *task)()[0]),
         }
     return rows
-
-
-def flat(tree):
-    """All numbers of a gradient in a row."""
-    return np.asarray(jax.flatten_util.ravel_pytree(eqx.filter(tree, eqx.is_inexact_array))[0], np.float64)
-
-
-def cosine(a, b):
-    """Cosine of the angle between two gradients."""
-    a, b = flat(a), flat(b)
-    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
 def memory(net, inputs, targets, steps):
@@ -164,8 +141,7 @@ def memory(net, inputs, targets, steps):
         def run(parameters, inputs, targets, rule=rule):
             return rule(eqx.combine(parameters, rest), ep.CrossEntropy(), inputs, targets).gradient
 
-        compiled = jax.jit(run).lower(parameters, inputs, targets).compile()
-        found[name] = compiled.memory_analysis().temp_size_in_bytes / 1e6
+        found[name] = memory_of(run, parameters, inputs, targets)
     return found
 
 
@@ -274,7 +250,7 @@ def measure(batch, steps, repeats, with_torch):
         }
     rate = sweep_work(batch) / sweep / 1e9
     return {
-        "machine": {"processor": platform.processor() or platform.machine(), "jax": jax.__version__},
+        "machine": machine(),
         "batch": batch,
         "matrix_product_gflops": limit,
         "sweep": {"seconds": sweep, "gflops": rate, "of_limit": rate / limit},
@@ -304,7 +280,9 @@ def plot(result, path):
 def main():
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results/conv"), help="folder for conv.json and conv.png")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results/conv"), help="folder for conv.json and conv.png"
+    )
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60, help="steps of BPTT")
     parser.add_argument("--repeats", type=int, default=5)
@@ -324,7 +302,9 @@ def main():
         print(f"{name:40s} {1e3 * row['seconds']:8.1f} ms, {ratio:5.2f} of EqProp{angle}{steps}")
     for name, row in result["scaling"].items():
         ours, theirs = row["equilibrium propagation"], row["backpropagation"]
-        print(f"{name:40s} {1e3 * ours:8.1f} ms, {ours / theirs:5.1f} times backpropagation")
+        print(
+            f"{name:40s} {1e3 * ours:8.1f} ms, {ours / theirs:5.1f} times backpropagation   cosine {row['cosine']:.6f}"
+        )
     for length, row in result["memory_mb"].items():
         print(f"T = {length:3d}: " + ", ".join(f"{name} {value:.0f} MB" for name, value in row.items()))
 

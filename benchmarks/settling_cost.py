@@ -1,22 +1,20 @@
 """Gradient error against settling cost, for every solver of a deterministic system.
 
-Run `python benchmarks/settling_cost.py`: prints a table, and writes `results/settling_cost/settling_cost.json` and
-`settling_cost.png`. One network of hard sigmoids is settled with tolerances from 0.1 to 1e-9, in float64; the error of
-the symmetric estimator at the free state so found is held against implicit differentiation at the free state of
-Newton's method. The adaptive flow is left out: it does not stop at walls. Compare the curves of one run, not times of
-different runs.
+Run `python benchmarks/settling_cost.py`: prints a table, and writes `settling_cost.json` and `settling_cost.png` to
+`benchmarks/results/settling_cost`. One network of hard sigmoids is settled with tolerances from 0.1 to 1e-9, in
+float64; the error of the symmetric estimator at the free state so found is held against implicit differentiation at the
+free state of Newton's method. The adaptive flow is left out: it does not stop at walls. Compare the curves of one run,
+not times of different runs.
 """
 
 import argparse
 import json
-import platform
-import time
 from pathlib import Path
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+from _measure import flat, machine, seconds
 
 import eqprop as ep
 
@@ -41,11 +39,6 @@ def task(batch, key):
     return network, ep.SquaredError(), inputs, targets
 
 
-def flat(tree):
-    """All numbers of a gradient in a row."""
-    return np.asarray(jax.flatten_util.ravel_pytree(tree)[0])
-
-
 def measure(batch, tolerances, repeats):
     """Time, steps and error of each solver at each tolerance."""
     problem = task(batch, jax.random.key(0))
@@ -61,12 +54,8 @@ def measure(batch, tolerances, repeats):
             return propagate(*problem[:2], inputs, targets)
 
         for rtol in tolerances:
-            found = jax.block_until_ready(step(*problem[2:], rtol))
-            best = float("inf")
-            for _ in range(repeats):
-                began = time.perf_counter()
-                jax.block_until_ready(step(*problem[2:], rtol))
-                best = min(best, time.perf_counter() - began)
+            found = step(*problem[2:], rtol)
+            best = seconds(lambda rtol=rtol, step=step: step(*problem[2:], rtol), repeats)
             error = flat(found.gradient) - truth
             points.append(
                 {
@@ -79,8 +68,7 @@ def measure(batch, tolerances, repeats):
                 }
             )
         curves[name] = points
-    machine = {"processor": platform.processor() or platform.machine(), "jax": jax.__version__}
-    return {"machine": machine, "batch": batch, "beta": BETA, "solvers": curves}
+    return {"machine": machine(), "batch": batch, "beta": BETA, "solvers": curves}
 
 
 def plot(result, path):
@@ -105,7 +93,9 @@ def plot(result, path):
 def main():
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results/settling_cost"), help="folder for JSON and PNG")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results/settling_cost"), help="folder for JSON and PNG"
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

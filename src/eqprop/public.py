@@ -2,7 +2,7 @@
 
 from eqprop.cost import Cost, CrossEntropy, ErrorRate, FunctionCost, PhaseError, RunningCost, SquaredError
 from eqprop.equilibrium import RESULT, Ensemble, Equilibrium
-from eqprop.gradient.bptt import BackpropagationThroughTime
+from eqprop.gradient.bptt import BackpropagationThroughTime, UnrolledDifferentiation
 from eqprop.gradient.certify import Certificate, certify
 from eqprop.gradient.contrastive import ContrastiveHebbian, CoupledLearning
 from eqprop.gradient.covariance import BoltzmannCovariance
@@ -13,7 +13,7 @@ from eqprop.gradient.gdu import UpdateComparison, compare_updates, plot_updates
 from eqprop.gradient.layer import Layer
 from eqprop.gradient.one_phase import OnePhase
 from eqprop.gradient.propagation import EquilibriumPropagation
-from eqprop.gradient.reference import FiniteDifference, ImplicitDifferentiation, UnrolledDifferentiation
+from eqprop.gradient.reference import FiniteDifference, ImplicitDifferentiation
 from eqprop.gradient.stencil import Stencil, holomorphic, one_sided, random_sign, richardson, symmetric
 from eqprop.settle.base import Solver, settle
 from eqprop.settle.branches import Polished, branches, held

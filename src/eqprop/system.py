@@ -28,6 +28,7 @@ from eqprop.equilibrium import AbstractEquilibrium
 __all__ = [
     "Clamped",
     "Conditionals",
+    "ConstantForce",
     "CostNudged",
     "Edges",
     "Forced",
@@ -279,7 +280,14 @@ Nudge = Callable[[System, Cost, PyTree, AbstractEquilibrium, Inexact[Array, ""]]
 """`(system, cost, targets, free, beta)` to the nudged system; `Forced` and `CostNudged` are two."""
 
 
-class Forced(Nudged):
+class ConstantForce(Nudged):
+    """A nudge by a constant force: blocks are minimised as without it, under one force more."""
+
+    def minimise_block(self, block, state, inputs, force):
+        return self.system.minimise_block(block, state, inputs, _add(force, self.force(state)))
+
+
+class Forced(ConstantForce):
     r"""A constant force on the outputs: $F = E - \beta\langle f, o(s)\rangle$.
 
     The force $f = -\partial C/\partial o$ is taken at the free equilibrium (at the mean output, where that
@@ -305,9 +313,6 @@ class Forced(Nudged):
 
     def nudge_energy(self, state):
         return -self.beta * _inner(self.outputs_force, self.system.output(state))
-
-    def minimise_block(self, block, state, inputs, force):
-        return self.system.minimise_block(block, state, inputs, _add(force, self.force(state)))
 
     def loss(self, cost, targets, phase):
         """The cost of the expected output: a constant force sees no further into an ensemble."""

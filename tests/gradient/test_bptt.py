@@ -62,9 +62,9 @@ def test_memory_grows_with_time_and_that_of_equilibrium_propagation_does_not(get
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: BackpropagationThroughTime(TIGHT, 0), "`BackpropagationThroughTime.steps` must be at least 1; got 0"),
-        (lambda: BackpropagationThroughTime(TIGHT, 5, 6), "between 1 and `steps` = 5; got 6"),
-        (lambda: BackpropagationThroughTime(ep.AdaptiveGradientFlow(), 5), "a solver that makes steps"),
+        (lambda: BackpropagationThroughTime(TIGHT, 0), "`steps` of backpropagation .* must be at least 1; got 0"),
+        (lambda: BackpropagationThroughTime(TIGHT, 5, 6), "`truncation` .* between 1 and `steps` = 5; got 6"),
+        (lambda: BackpropagationThroughTime(ep.AdaptiveGradientFlow(), 5), "must make steps.*got AdaptiveGradientFlow"),
     ],
 )
 def test_bad_settings_are_told(build, message):

@@ -13,6 +13,7 @@ from eqprop.settle.base import state_gradient
 from eqprop.settle.outside import OutsideNudge
 from eqprop.substrates.conv_hopfield import Conv, ConvHopfield
 from eqprop.substrates.convolution import MaxPooling
+from eqprop.train.data import load
 
 
 class Primitive(ep.System):
@@ -208,29 +209,29 @@ def test_nudging_outside_the_activation_leaves_an_error_that_does_not_vanish(get
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["perceptron", "convolutional"])
-def test_the_literatures_networks(case, getkey):
-    # 784-512-10 of hyperbolic tangents, and 5x5-32, pool, 5x5-64, pool, 10 of hard sigmoids; squared error.
+def test_the_literatures_networks(case):
+    # 784-512-10 of hyperbolic tangents, and 5x5-32, pool, 5x5-64, pool, 10 of hard sigmoids; squared error, digits.
+    key = jax.random.key(0)
     if case == "perceptron":
-        network, shape = perceptron(sizes=(784, 512, 10)), (784,)
+        network, shape = ep.LayeredHopfield([784, 512, 10], key=key, activation=ep.Tanh(), gain=1.0), (784,)
     else:
         layers = [Conv(32, 5, pooling=MaxPooling(2)), Conv(64, 5, pooling=MaxPooling(2))]
-        network, shape = ConvHopfield((28, 28, 1), layers, 10, key=getkey(), softmax=False), (28, 28, 1)
-    x = jax.image.resize(jax.random.uniform(getkey(), (20, 7, 7)), (20, 28, 28), "linear").reshape(20, *shape)
-    y = jnp.eye(10)[jnp.arange(20) % 10]
+        network, shape = ConvHopfield((28, 28, 1), layers, 10, key=key, softmax=False, gain=1.0), (28, 28, 1)
+    data = load("digits")
+    pictures = jax.image.resize(jnp.asarray(data.train_inputs[:2], float), (2, 28, 28), "linear")
+    x, y = pictures.reshape(2, *shape), jnp.eye(10)[data.train_targets[:2]]
 
     def compare(stencil):
         free = ep.BlockDescent(1e-12, 1e-13)
         return compare_updates(network, ep.SquaredError(), x, y, stencil=stencil, free_solver=free)
 
-    both = compare(ep.symmetric(1e-5))
-    assert bool(both.settled.all())
-    assert both.relative_rms < 1e-3
-    assert both.relative_error < 1e-3
-    one, two = compare(ep.one_sided(0.1)), compare(ep.symmetric(0.1))
+    weak, one, two = (compare(stencil) for stencil in (ep.symmetric(1e-5), ep.one_sided(0.1), ep.symmetric(0.1)))
+    assert bool(weak.settled.all())
+    assert weak.relative_rms < 1e-3
+    assert weak.relative_error < 1e-3
     assert two.relative_error < 0.5 * one.relative_error
-    # In the mean over entries hard sigmoids that meet a bound weigh as much in the smallest gradients as in the large.
-    assert two.relative_rms < (0.5 if case == "perceptron" else 0.7) * one.relative_rms
-    assert two.sign_agreement > max(0.95 if case == "perceptron" else 0.8, one.sign_agreement)
+    assert two.relative_rms < 0.5 * one.relative_rms
+    assert two.sign_agreement > 0.95
 
 
 def test_a_plot_has_a_panel_for_each_parameter_and_each_layer(getkey):

@@ -75,7 +75,8 @@ class TrainingProgress:
             label = f"epoch {min(moment.epoch + 1, self.epochs)}/{self.epochs}"
             self.bar.update(self.task, description=label, total=self.epochs * moment.steps, completed=done, pace=pace)
         elif moment.metrics is None and now - self.line_at >= LINE_SECONDS:
-            self.console.print(f"epoch {moment.epoch + 1}/{self.epochs}: step {moment.step} of {moment.steps}, {pace}")
+            reached = f"epoch {moment.epoch + 1}/{self.epochs}: step {moment.step} of {moment.steps}"
+            self.console.print(f"{reached}, {pace}" if pace else reached)
             self.line_at = now
 
 

@@ -1,4 +1,6 @@
-r"""Backpropagation through time: the baseline that equilibrium propagation is measured against.
+r"""Backpropagation through time: reverse-mode differentiation through the steps of a solver.
+
+A baseline that equilibrium propagation is measured against, and, where the state comes to rest, a reference.
 
 The network runs `steps` steps of its solver's map from its initial state, and the cost of the last state is
 differentiated backwards through all of them, or through the last `truncation` only. Memory grows with the number of
@@ -18,7 +20,7 @@ from eqprop.gradient.estimate import Estimate, Estimator, batch_size, value_and_
 from eqprop.settle.base import IterativeSolver, Solver
 from eqprop.system import project
 
-__all__ = ["BackpropagationThroughTime"]
+__all__ = ["BackpropagationThroughTime", "UnrolledDifferentiation"]
 
 
 class BackpropagationThroughTime(Estimator):
@@ -40,20 +42,24 @@ class BackpropagationThroughTime(Estimator):
     def __check_init__(self):
         if not isinstance(self.solver, IterativeSolver):
             raise ValueError(
-                "`BackpropagationThroughTime` needs a solver that makes steps, such as `FixedPoint`; got "
+                "`solver` of backpropagation through time must make steps, such as `FixedPoint`; got "
                 f"{type(self.solver).__name__}."
             )
         if self.steps < 1:
-            raise ValueError(f"`BackpropagationThroughTime.steps` must be at least 1; got {self.steps}.")
+            raise ValueError(f"`steps` of backpropagation through time must be at least 1; got {self.steps}.")
         if self.truncation is not None and not 1 <= self.truncation <= self.steps:
             raise ValueError(
-                f"`BackpropagationThroughTime.truncation` must lie between 1 and `steps` = {self.steps}; got "
-                f"{self.truncation}."
+                "`truncation` of backpropagation through time must lie between 1 and `steps` = "
+                f"{self.steps}; got {self.truncation}."
             )
 
     def estimate(self, system, cost, inputs, targets, start, key):
         del key
         return _through_time(self, system, cost, inputs, targets, start)
+
+
+UnrolledDifferentiation = BackpropagationThroughTime
+"""The same estimator, by the name it has among the references."""
 
 
 @eqx.filter_jit

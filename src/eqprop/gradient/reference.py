@@ -2,8 +2,9 @@ r"""References: the truth that estimators are held against, with the same call.
 
 * `ImplicitDifferentiation`: $\nabla_\theta L = -\partial_\theta\partial_s E\; H^{-1}\,\partial_s C + \partial_\theta C$
   with $H = \partial^2 E/\partial s^2$ on the units that do not rest on a bound.
-* `UnrolledDifferentiation`: reverse-mode through a fixed number of a solver's steps.
 * `FiniteDifference`: central differences of the cost in each parameter, on the branch of the free state.
+
+A third, where a solver's steps come to rest, is `UnrolledDifferentiation`, or `BackpropagationThroughTime`.
 
 Source:
     B. Scellier, A deep learning theory for neural networks grounded in physics, 2021, section 2.2.
@@ -18,7 +19,6 @@ from jaxtyping import Array, Bool, Inexact, PyTree
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import RESULT
-from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.gradient.estimate import (
     Estimate,
     Estimator,
@@ -27,10 +27,10 @@ from eqprop.gradient.estimate import (
     mean_gradient,
     value_and_outputs,
 )
-from eqprop.settle.base import IterativeSolver, Solver, rms, state_gradient
+from eqprop.settle.base import Solver, rms, state_gradient
 from eqprop.system import System
 
-__all__ = ["FiniteDifference", "ImplicitDifferentiation", "UnrolledDifferentiation", "response"]
+__all__ = ["FiniteDifference", "ImplicitDifferentiation", "response"]
 
 _ITERATIVE = (lx.CG, lx.GMRES, lx.BiCGStab, lx.Normal)
 
@@ -126,25 +126,6 @@ def _free_units(system, state):
         return None
     inside = jax.tree.map(lambda s, low, high: jnp.broadcast_to((s > low) & (s < high), s.shape), state, *bounds)
     return jax.flatten_util.ravel_pytree(inside)[0]
-
-
-class UnrolledDifferentiation(Estimator):
-    """Reverse-mode differentiation through `steps` steps of a solver: backpropagation through the relaxation.
-
-    `BackpropagationThroughTime` without truncation. Memory grows with `steps`. The gradient is that of the state
-    reached, settled or not.
-    """
-
-    solver: IterativeSolver
-    steps: int
-
-    def __check_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"`UnrolledDifferentiation.steps` must be at least 1; got {self.steps}.")
-
-    def estimate(self, system, cost, inputs, targets, start, key):
-        through_time = BackpropagationThroughTime(self.solver, self.steps)
-        return through_time.estimate(system, cost, inputs, targets, start, key)
 
 
 class FiniteDifference(Estimator):

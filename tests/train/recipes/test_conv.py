@@ -61,6 +61,22 @@ def test_presets_are_valid(name):
     assert config.recipe.kind == "conv_hopfield"
 
 
+@pytest.mark.slow
+def test_the_preset_of_cifar_trains_on_files_made_here(tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
+        labels, pixels = draw.integers(0, 10, (4, 1)), draw.integers(0, 256, (4, 3072))
+        (tmp_path / f"{name}.bin").write_bytes(np.concatenate([labels, pixels], axis=1).astype(np.uint8).tobytes())
+    monkeypatch.setenv("EQPROP_DATA", str(tmp_path))
+    layers = ", ".join(f"{{features = 4, size = 3, padding = {padding}}}" for padding in (1, 1, 1, 0))
+    config = load_config("cifar10", [f"recipe.layers=[{layers}]", "batch_size=4"])
+    experiment = config.build()
+    assert isinstance(experiment.propagate, Augmented)
+    found = fit(experiment, epochs=2, batch_size=4, key=jax.random.key(0))
+    first, second = (epoch["train_cost"] for epoch in found.metrics)
+    assert second < first
+
+
 def test_data_that_are_no_images_are_refused(tmp_path):
     path = tmp_path / "rows.npz"
     np.savez(

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from eqprop.cost import CrossEntropy, SquaredError
+from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.gradient.one_phase import OnePhase
-from eqprop.gradient.reference import UnrolledDifferentiation
 from eqprop.settle.doubled import DoubledFlow
 from eqprop.substrates.activation import HardSigmoid, Logistic, Tanh
 from eqprop.substrates.field import Doubled, Dyads
@@ -49,7 +49,7 @@ class DyadicRecipe(Recipe):
         propagate = OnePhase(self.beta, solver, Dyads if self.nudge == "dyads" else CostNudged)
         if self.rule == "backprop":
             # The initial state is the forward pass, at which one step changes nothing.
-            propagate = UnrolledDifferentiation(solver, 1)
+            propagate = BackpropagationThroughTime(solver, 1)
         squared = self.cost == "squared_error"
         cost = SquaredError() if squared else CrossEntropy()
         return classification(config, Doubled(network), cost, propagate, one_hot=squared)

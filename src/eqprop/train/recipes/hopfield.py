@@ -23,8 +23,8 @@ class HopfieldRecipe(Recipe):
     hidden: list[PositiveInt] = Field(default_factory=lambda: [256])
     """Units of the hidden layers."""
     activation: Literal["hard_sigmoid", "logistic", "tanh"] = "hard_sigmoid"
-    output: Literal["linear", "softmax", "hard_sigmoid"] = "linear"
-    """Linear (squared error), softmax (cross-entropy), or hard_sigmoid units (squared error) that can saturate."""
+    output: Literal["linear", "softmax", "hard_sigmoid", "logistic", "tanh"] = "linear"
+    """Linear (squared error), softmax (cross-entropy), or units that can saturate (squared error)."""
     gain: PositiveFloat = 0.7
     """Initial weights lie within ±gain/sqrt(fan-in)."""
     skips: list[tuple[int, int]] = Field(default_factory=list)
