@@ -18,9 +18,11 @@ import jax
 import numpy as np
 
 from eqprop.cost import CrossEntropy
-from eqprop.gradient.echo import BackpropagationThroughTime, EchoPropagation
+from eqprop.gradient.bptt import BackpropagationThroughTime
+from eqprop.gradient.echo import EchoPropagation
 from eqprop.gradient.stencil import one_sided, symmetric
 from eqprop.motion import Pooled
+from eqprop.settle.run import Run
 from eqprop.settle.stream import run
 from eqprop.substrates.trajectory import RecurrentHamiltonian
 
@@ -56,7 +58,7 @@ def programs():
         "forward": lambda system, inputs, _labels: forward(system, inputs),
         "symmetric echo": gradient(EchoPropagation(symmetric(3e-3), normalised=True)),
         "one-sided echo": gradient(EchoPropagation(one_sided(3e-3), normalised=True)),
-        "backpropagation": gradient(BackpropagationThroughTime()),
+        "backpropagation": gradient(BackpropagationThroughTime(Run())),
     }
 
 

@@ -9,13 +9,15 @@ import pytest
 
 from eqprop.cost import CrossEntropy, RunningCost, SquaredError
 from eqprop.equilibrium import RESULT
-from eqprop.gradient.echo import BackpropagationThroughTime, EchoPropagation
+from eqprop.gradient.bptt import BackpropagationThroughTime
+from eqprop.gradient.echo import EchoPropagation
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import Stencil, one_sided, richardson, symmetric
 from eqprop.motion import EverySample, Hamiltonian, Pooled, Stack
 from eqprop.settle.base import settle
-from eqprop.settle.echo import Echo, Run
+from eqprop.settle.echo import Echo
 from eqprop.settle.retrace import hamiltonian_of, honest_length, retrace, sharpness
+from eqprop.settle.run import Run
 from eqprop.settle.stream import replay, run
 from eqprop.substrates.trajectory import Oscillators, RecurrentHamiltonian, recurrent_stack
 from eqprop.system import CostNudged, Forced
@@ -47,7 +49,7 @@ def following(system, step=0.025):
 def test_echo_equals_backpropagation_through_time_for_fine_and_coarse_steps(points, step):
     system = oscillators(points, step)
     cost, inputs, targets = following(system, step)
-    truth = BackpropagationThroughTime()(system, cost, inputs, targets)
+    truth = BackpropagationThroughTime(Run())(system, cost, inputs, targets)
     estimate = EchoPropagation(symmetric(1e-4))(system, cost, inputs, targets)
     assert error(estimate, truth) < 1e-7
     assert retrace(system, inputs[0]) < 1e-13
@@ -59,7 +61,7 @@ def test_echo_equals_backpropagation_through_time_for_fine_and_coarse_steps(poin
 def test_the_order_of_each_stencil():
     system = oscillators(201, 0.05)
     cost, inputs, targets = following(system)
-    truth = BackpropagationThroughTime()(system, cost, inputs, targets)
+    truth = BackpropagationThroughTime(Run())(system, cost, inputs, targets)
     for rule, first in ((one_sided, 2e-4), (symmetric, 4e-3), (richardson, 4e-2)):
         errors = [error(EchoPropagation(rule(b))(system, cost, inputs, targets), truth) for b in (first, first / 2)]
         assert abs(np.log2(errors[0] / errors[1]) - rule(0.1).order) < 0.15
@@ -90,7 +92,7 @@ def test_a_stored_path_makes_its_action_stationary():
 def test_a_recurrent_network_that_classifies(substeps):
     system = RecurrentHamiltonian(2, 6, 3, key=jax.random.key(2), substeps=substeps, window=Pooled(2, last=True))
     inputs, labels = jax.random.normal(jax.random.key(3), (3, 12, 2)), jnp.array([0, 1, 2])
-    truth = BackpropagationThroughTime()(system, CrossEntropy(), inputs, labels)
+    truth = BackpropagationThroughTime(Run())(system, CrossEntropy(), inputs, labels)
     estimate = EchoPropagation(symmetric(1e-4), normalised=True)(system, CrossEntropy(), inputs, labels)
     assert error(estimate, truth) < 1e-7
     np.testing.assert_allclose(estimate.outputs, truth.outputs, rtol=1e-12)
@@ -99,7 +101,7 @@ def test_a_recurrent_network_that_classifies(substeps):
 def test_a_stack_learns_through_all_its_blocks():
     system = recurrent_stack(2, (6, 5), 3, key=jax.random.key(2), window=Pooled(2, last=True))
     inputs, labels = jax.random.normal(jax.random.key(3), (3, 20, 2)), jnp.array([0, 1, 2])
-    truth = BackpropagationThroughTime()(system, CrossEntropy(), inputs, labels)
+    truth = BackpropagationThroughTime(Run())(system, CrossEntropy(), inputs, labels)
     estimate = EchoPropagation(symmetric(1e-4))(system, CrossEntropy(), inputs, labels)
     assert error(estimate, truth) < 1e-7
     assert float(np.linalg.norm(flat(truth.gradient.blocks[0]))) > 0
@@ -118,7 +120,7 @@ class Encoded(Oscillators):
 def test_encoders_of_drive_and_start_are_learned():
     system = Encoded(4, key=jax.random.key(0), anharmonic=0.3, window=Pooled(1, last=True))
     inputs, targets = jax.random.normal(jax.random.key(3), (2, 30, 4)), jnp.ones((2, 2, 4))
-    truth = BackpropagationThroughTime()(system, SquaredError(), inputs, targets)
+    truth = BackpropagationThroughTime(Run())(system, SquaredError(), inputs, targets)
     assert error(EchoPropagation(symmetric(1e-4))(system, SquaredError(), inputs, targets), truth) < 1e-7
     stored = EquilibriumPropagation(symmetric(1e-4), Echo())(system, SquaredError(), inputs, targets)
     assert error(stored, truth) < 1e-7
@@ -127,7 +129,7 @@ def test_encoders_of_drive_and_start_are_learned():
 def test_float32():
     system = oscillators()
     cost, inputs, targets = following(system)
-    truth = BackpropagationThroughTime()(system, cost, inputs, targets)
+    truth = BackpropagationThroughTime(Run())(system, cost, inputs, targets)
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf, system)
     propagate = EchoPropagation(symmetric(0.003))
     estimate = propagate(single, cost, inputs.astype(jnp.float32), targets.astype(jnp.float32))
@@ -224,7 +226,7 @@ def test_refused_examples_leave_the_others_untouched():
     targets = jnp.ones((3, 2, 4))
     estimate = EchoPropagation(symmetric(1e-4))(system, SquaredError(), inputs, targets)
     assert list(np.asarray(estimate.settled)) == [True, False, True]
-    alone = BackpropagationThroughTime()(system, SquaredError(), inputs[::2], targets[::2])
+    alone = BackpropagationThroughTime(Run())(system, SquaredError(), inputs[::2], targets[::2])
     assert error(estimate, alone) < 1e-6
 
 
@@ -296,7 +298,7 @@ def test_a_hundred_thousand_steps_of_a_near_integrable_system():
         3, key=jax.random.key(0), step=0.05, samples=100_001, anharmonic=0.01, window=Pooled(4, last=True)
     )
     inputs, targets = jnp.zeros((1, 1)), jnp.zeros((1, 5, 3))
-    truth = BackpropagationThroughTime()(system, SquaredError(), inputs, targets)
+    truth = BackpropagationThroughTime(Run())(system, SquaredError(), inputs, targets)
     estimate = EchoPropagation(symmetric(1e-7))(system, SquaredError(), inputs, targets)
     assert estimate.settled.all()
     assert error(estimate, truth) < 1e-5

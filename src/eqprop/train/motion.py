@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from eqprop.cost import Cost, SquaredError
+from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.gradient.certify import Certificate, certify
-from eqprop.gradient.echo import BackpropagationThroughTime
 from eqprop.gradient.estimate import Estimator
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import symmetric
@@ -25,6 +25,7 @@ from eqprop.settle.base import rms, settle
 from eqprop.settle.echo import Echo
 from eqprop.settle.path import PathNewton
 from eqprop.settle.retrace import honest_length, sharpness
+from eqprop.settle.run import Run
 from eqprop.substrates.trajectory import Path
 from eqprop.system import System
 
@@ -148,7 +149,7 @@ def _check_hamiltonian(system, inputs, example, cost, targets, propagate):
         drift, halved, order = _integration(system, example)
     sharp = float(sharpness(system, at, *begin))
     propagate = EquilibriumPropagation(symmetric(1e-4), Echo()) if propagate is None else propagate
-    certificate = certify(system, cost, inputs, targets, propagate, truth=BackpropagationThroughTime())
+    certificate = certify(system, cost, inputs, targets, propagate, truth=BackpropagationThroughTime(Run()))
     probe = Echo().solve(system, example, None, free=None, key=None)
     missed = float(probe.residual) / max(float(rms(probe.state)), 1e-300)
     honest = honest_length(system, example)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eqprop.gradient.echo import BackpropagationThroughTime
+from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.train.config import load_config
 from eqprop.train.run import Run, continue_run, new_run
 

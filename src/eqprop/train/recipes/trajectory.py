@@ -5,9 +5,11 @@ from typing import Literal
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from eqprop.cost import CrossEntropy
-from eqprop.gradient.echo import BackpropagationThroughTime, EchoPropagation
+from eqprop.gradient.bptt import BackpropagationThroughTime
+from eqprop.gradient.echo import EchoPropagation
 from eqprop.gradient.stencil import one_sided, symmetric
 from eqprop.motion import Pooled
+from eqprop.settle.run import Run
 from eqprop.substrates.trajectory import RecurrentHamiltonian, recurrent_stack
 from eqprop.train.experiment import classification, load_data
 from eqprop.train.recipes.base import Recipe
@@ -80,6 +82,6 @@ class TrajectoryRecipe(Recipe):
 
     def _estimator(self):
         if self.estimator == "backpropagation":
-            return BackpropagationThroughTime()
+            return BackpropagationThroughTime(Run())
         rule = symmetric if self.estimator == "echo" else one_sided
         return EchoPropagation(rule(self.beta), normalised=True)
