@@ -11,13 +11,14 @@ from eqprop.cost import CrossEntropy, RunningCost, SquaredError
 from eqprop.equilibrium import RESULT
 from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.gradient.echo import EchoPropagation
+from eqprop.gradient.layer import Layer
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import Stencil, one_sided, richardson, symmetric
 from eqprop.motion import EverySample, Hamiltonian, Pooled, Stack
 from eqprop.settle.base import settle
 from eqprop.settle.echo import Echo
 from eqprop.settle.retrace import hamiltonian_of, honest_length, retrace, sharpness
-from eqprop.settle.run import Run
+from eqprop.settle.run import Run, run_batch
 from eqprop.settle.stream import replay, run
 from eqprop.substrates.trajectory import Oscillators, RecurrentHamiltonian, recurrent_stack
 from eqprop.system import CostNudged, Forced
@@ -242,8 +243,8 @@ def test_a_step_too_large_for_stability_is_named():
         EchoPropagation(symmetric(1e-4))(harmonic, SquaredError(), inputs[:1], targets)
 
 
-class Damped(Oscillators):
-    """Says that it has friction."""
+class Turning(Oscillators):
+    """Says that other forces act, magnetic ones say."""
 
     reversible = False
 
@@ -252,7 +253,7 @@ def test_what_cannot_echo_is_refused():
     system = oscillators(21, 0.1)
     cost, inputs, targets = following(system)
     with pytest.raises(ValueError, match="declares that it is not reversible"):
-        EchoPropagation(symmetric(1e-3))(Damped(4, key=jax.random.key(0), samples=21), cost, inputs, targets)
+        EchoPropagation(symmetric(1e-3))(Turning(4, key=jax.random.key(0), samples=21), cost, inputs, targets)
     with pytest.raises(ValueError, match="real stencil"):
         EchoPropagation(Stencil(jnp.array([0.1j]), jnp.array([-10j]), order=1))
     with pytest.raises(ValueError, match="`normalised` scales"):
@@ -275,6 +276,76 @@ def test_what_cannot_echo_is_refused():
         run(short, None, 21, jax.tree.map(lambda x: x[None], short.begin(None)))
     assert issubclass(Oscillators, Hamiltonian)
     assert isinstance(system.window, EverySample)
+
+
+@pytest.mark.parametrize(("friction", "beta", "bar"), [(0.05, 1e-4, 2e-7), (0.3, 1e-4, 5e-6), (1.0, 1e-8, 1e-7)])
+def test_friction_is_echoed_with_gain(friction, beta, bar):
+    system = oscillators(101, 0.1, friction=friction)
+    cost, inputs, targets = following(system, 0.1)
+    truth = BackpropagationThroughTime(Run())(system, cost, inputs, targets)
+    assert error(EchoPropagation(symmetric(beta))(system, cost, inputs, targets), truth) < bar
+    if friction == 0.05:
+        stored = EquilibriumPropagation(symmetric(beta), Echo(), CostNudged)(system, cost, inputs, targets)
+        assert error(stored, truth) < 1e-6
+    if friction == 1.0:
+        # The same nudge as without friction is amplified 22,000 times.
+        with pytest.raises(RuntimeError, match=r"makes the echo amplify by 2.2e\+04: beta must be smaller by as much"):
+            EchoPropagation(symmetric(1e-4))(system, cost, inputs, targets)
+
+
+def test_friction_beyond_precision_is_refused():
+    system = oscillators(101, 0.1, friction=5.0)
+    cost, inputs, targets = following(system, 0.1)
+    with pytest.raises(ValueError, match=r"amplify by 5.2e\+21; above 5e\+12 rounding in float64 leaves no gradient"):
+        EchoPropagation(symmetric(1e-4))(system, cost, inputs, targets)
+    with pytest.raises(ValueError, match="`friction` must be a plain number, zero or positive"):
+        oscillators(101, 0.1, friction=-1.0)
+
+
+def test_a_damped_run_follows_its_closed_form():
+    system = Oscillators(1, key=jax.random.key(0), friction=0.4, samples=2)
+    frequency = float((system.stiffness[0, 0] / system.mass[0] - 0.2**2) ** 0.5)
+    position, velocity = float(system.position[0]), float(system.momentum[0] / system.mass[0])
+    time = 5.0
+    swing = position * np.cos(frequency * time) + (velocity + 0.2 * position) / frequency * np.sin(frequency * time)
+    exact = np.exp(-0.2 * time) * swing
+    errors = []
+    for samples in (101, 201):
+        fine = Oscillators(1, key=jax.random.key(0), friction=0.4, samples=samples, step=time / (samples - 1))
+        end = run(fine, None, samples, jax.tree.map(lambda leaf: leaf[None], fine.begin(None)))
+        errors.append(abs(float(end.position[0, 0]) - exact))
+    assert errors[0] < 1e-3
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "propagate",
+    [
+        EchoPropagation(symmetric(1e-4)),
+        EchoPropagation(one_sided(1e-7)),
+        EquilibriumPropagation(symmetric(1e-4), Echo()),
+    ],
+)
+def test_a_layer_is_differentiable_in_system_and_inputs(propagate):
+    system = RecurrentHamiltonian(2, 4, 3, key=jax.random.key(2), window=Pooled(2))
+    inputs, pull = jax.random.normal(jax.random.key(3), (2, 10, 2)), jnp.array([1.0, -2.0, 0.5])
+    layer = Layer(system, propagate)
+    found = jax.grad(lambda m, x: jnp.sum(jax.vmap(m)(x) @ pull), argnums=(0, 1), allow_int=True)
+    truth = jax.grad(lambda s, x: jnp.sum(run_batch(s, x)[1] @ pull), argnums=(0, 1))(system, inputs)
+    of_layer, of_inputs = found(layer, inputs)
+    np.testing.assert_allclose(flat(of_layer.system), flat(truth[0]), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(of_inputs, truth[1], rtol=1e-5, atol=1e-7)
+
+
+def test_a_layer_of_a_stack_pulls_back_through_all_blocks():
+    system = recurrent_stack(2, (4, 3), 3, key=jax.random.key(2), window=Pooled(1))
+    inputs, pull = jax.random.normal(jax.random.key(3), (10, 2)), jnp.array([1.0, -2.0, 0.5])
+    layer = Layer(system, EchoPropagation(symmetric(1e-4)))
+    found = jax.grad(lambda x: jnp.dot(layer(x), pull))(inputs)
+    truth = jax.grad(lambda x: jnp.dot(run_batch(system, x[None])[1][0], pull))(inputs)
+    np.testing.assert_allclose(found, truth, rtol=1e-6, atol=1e-9)
+    with pytest.raises(ValueError, match="nudged by its cotangent, a constant force"):
+        Layer(system, EchoPropagation(symmetric(1e-4), CostNudged))
 
 
 def test_memory_does_not_grow_with_the_run():

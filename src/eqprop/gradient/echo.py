@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from eqprop.cost import RunningCost
 from eqprop.equilibrium import RESULT
@@ -33,9 +34,9 @@ from eqprop.settle.leapfrog import gain
 from eqprop.settle.retrace import hamiltonian_of, honest_length, sharpness
 from eqprop.settle.run import PathEquilibrium, Run, blocks_of, ended, run_batch
 from eqprop.settle.stream import run, run_and_gather
-from eqprop.system import CostNudged, Forced, Nudge
+from eqprop.system import CostNudged, Forced, Nudge, System
 
-__all__ = ["EchoPropagation"]
+__all__ = ["EchoPropagation", "respond"]
 
 _LARGEST_NOISE = 1e-3
 """Rounding times the gain of an echo; the best beta leaves a relative error of about its power 2/3, one percent."""
@@ -90,19 +91,19 @@ class EchoPropagation(Estimator):
         return estimate
 
 
-def _run_blocks(system, inputs, *, gather=False):
-    """The runs of the blocks, and the outputs."""
+def _run_blocks(system, inputs, *, gather, ends=None, learn_inputs=False):
+    """The runs of the blocks (unless it is known how they end), and the outputs."""
     runs = []
     for number, block in enumerate(blocks_of(system)):
         samples = block.length(jax.tree.map(lambda leaf: leaf[0], inputs))
         drive, begin = jax.vmap(block.drive)(inputs), jax.vmap(block.begin)(inputs)
         _check_gain(block, samples, begin[0].dtype)
-        learn_drive = jax.tree.leaves(drive) != [] and (number > 0 or _encodes(block, inputs))
+        learn_drive = jax.tree.leaves(drive) != [] and (learn_inputs or number > 0 or _encodes(block, inputs))
         if gather:
             ones = jnp.ones(batch_size(inputs), begin[0].dtype)
             end, gathered = run_and_gather(block, drive, samples, begin, ones, learn_drive=learn_drive)
         else:
-            end, gathered = run(block, drive, samples, begin), None
+            end, gathered = (run(block, drive, samples, begin) if ends is None else ends[number]), None
         runs.append(BlockRun(block, inputs, drive, samples, begin, end, learn_drive, gathered))
         inputs = jax.vmap(block.readout)(end.features)
     return runs, inputs
@@ -124,15 +125,7 @@ def _echo(propagate, system, cost, inputs, targets, key):
     costs, slope = jax.vmap(jax.value_and_grad(cost))(outputs, targets)
 
     def back(good):
-        """All blocks' echoes, the last first: gradient, end points of the legs, and which examples came back."""
-        cotangent, gradients, backs, fine = only(good, slope), [], [], good
-        scale = 1 / jnp.maximum(jnp.sum(good), 1).astype(costs.dtype)
-        for number, block_run in reversed(list(enumerate(runs))):
-            gradient, cotangent, legs, retraced = echo_block(
-                propagate, stencil, block_run, cotangent, good, scale, cost, targets, first=number == 0
-            )
-            gradients, backs, fine = [gradient, *gradients], [legs, *backs], fine & retraced
-        return gradients, backs, fine
+        return _back(propagate, stencil, runs, only(good, slope), good, cost, targets)[:3]
 
     def pending(loop):
         return ~loop[-1]
@@ -155,15 +148,64 @@ def _echo(propagate, system, cost, inputs, targets, key):
 
     unstable = jax.lax.cond(jnp.all(good), jnp.zeros_like, lambda g: _unstable(runs) & ~g, good)
     result = jax.vmap(outcome)(finite, good, unstable)
-    gradient = tuple(gradients) if isinstance(system, Stack) else gradients[0]
-    if isinstance(system, Stack):
-        gradient = eqx.tree_at(lambda s: s.blocks, eqx.filter(system, eqx.is_inexact_array), gradient)
     missed = jnp.max(jnp.stack([miss for _, miss in backs]), axis=0)
     free = PathEquilibrium(free.state, result, missed, free.steps)
     legs = stencil.nodes.shape[0]
     results, misses = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (legs, *leaf.shape)), (result, missed))
     nudged = PathEquilibrium([points for points, _ in backs], results, misses, jnp.ones((legs, examples), jnp.int32))
-    return Estimate(_value(costs, good), gradient, outputs, result, free, nudged)
+    return Estimate(_value(costs, good), _like(system, gradients), outputs, result, free, nudged)
+
+
+def _back(propagate, stencil, runs, cotangent, good, cost, targets, *, learn_inputs=False):
+    """All blocks' echoes, the last first.
+
+    Gradients, end points of the legs, which examples came back, and the gradient in the inputs if it is asked for.
+    """
+    gradients, backs, fine = [], [], good
+    scale = 1 / jnp.maximum(jnp.sum(good), 1).astype(runs[0].begin[0].dtype)
+    for number, each in reversed(list(enumerate(runs))):
+        gradient, cotangent, legs, retraced = echo_block(
+            propagate, stencil, each, cotangent, good, scale, cost, targets, lower=learn_inputs or number > 0
+        )
+        gradients, backs, fine = [gradient, *gradients], [legs, *backs], fine & retraced
+    return gradients, backs, fine, cotangent
+
+
+def _like(system, gradients):
+    """The blocks' gradients as a tree like the system."""
+    if not isinstance(system, Stack):
+        return gradients[0]
+    return eqx.tree_at(lambda s: s.blocks, eqx.filter(system, eqx.is_inexact_array), tuple(gradients))
+
+
+def respond(
+    propagate: EchoPropagation,
+    system: System,
+    inputs: PyTree,
+    end: PyTree,
+    cotangent: PyTree,
+    key: PRNGKeyArray | None,
+) -> tuple[PyTree, Bool[Array, ""]]:
+    """What a cotangent on the output of one example pulls back to system and inputs, and whether the echo came back.
+
+    Args:
+        propagate: How to echo; by `Forced`.
+        system: The system.
+        inputs: Inputs of the example.
+        end: Where its free run ended (for a `Stack` of each block), as `Run` leaves it.
+        cotangent: On the output.
+        key: Where the stencil is random.
+    """
+    stencil = propagate.stencil.draw(key)
+    ends = end if isinstance(system, Stack) else (end,)
+    inputs, ends, cotangent = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (inputs, ends, cotangent))
+    # The free sums of a one-sided stencil are gathered on a run of their own.
+    gather = stencil.starts_free
+    runs, _ = _run_blocks(system, inputs, gather=gather, ends=None if gather else ends, learn_inputs=True)
+    gradients, _, fine, below = _back(
+        propagate, stencil, runs, cotangent, jnp.ones(1, bool), None, None, learn_inputs=True
+    )
+    return (_like(system, gradients), jax.tree.map(lambda leaf: leaf[0], below)), fine[0]
 
 
 def _encodes(block, inputs):

@@ -35,8 +35,13 @@ class BlockRun(NamedTuple):
     """What the run gathered for the free leg of a stencil, each example with weight one; None if not asked for."""
 
 
-def echo_block(propagate, stencil, run, cotangent, good, scale, cost, targets, first):
-    """One block's echo, and the chain rule around it: readout above, drive and initial values below."""
+def echo_block(propagate, stencil, run, cotangent, good, scale, cost, targets, *, lower):
+    """One block's echo, and the chain rule around it: readout above, drive and initial values below.
+
+    Returns:
+        The gradient; that in the inputs of each example's own cost, if `lower` asks for it; the end points of the legs
+        with the distance by which they miss the start; and which examples came back.
+    """
     block, learn_drive = run.block, run.learn_drive
     parameters, rest = eqx.partition(block, eqx.is_inexact_array)
     dtype = run.end.position.dtype
@@ -85,11 +90,9 @@ def echo_block(propagate, stencil, run, cotangent, good, scale, cost, targets, f
     floating, other = eqx.partition(inputs, eqx.is_inexact_array)
     pulled = jax.vjp(lambda p, x: enter(p, eqx.combine(x, other)), parameters, floating)[1](cotangents)
     gradient = jax.tree.map(lambda *parts: sum(parts), gathered.gradient, above, pulled[0])
-    lower = None
-    if not first:
-        # The cotangent that goes down is that of one example's cost: the mean's weight is put on once, above.
-        lower = jax.tree.map(lambda c: c / scale.astype(c.dtype), pulled[1])
-    return gradient, lower, ((position, momentum), miss), retraced | ~good
+    # The cotangent that goes down is that of one example's cost: the mean's weight is put on once, above.
+    below = jax.tree.map(lambda c: c / scale.astype(c.dtype), pulled[1]) if lower else None
+    return gradient, below, ((position, momentum), miss), retraced | ~good
 
 
 def _norms(force, common):

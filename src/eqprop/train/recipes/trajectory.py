@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from eqprop.cost import CrossEntropy
 from eqprop.gradient.bptt import BackpropagationThroughTime
@@ -32,6 +32,8 @@ class TrajectoryRecipe(Recipe):
     """Time step."""
     substeps: PositiveInt = 1
     """Leapfrog steps for each sample."""
+    friction: NonNegativeFloat = 0.0
+    """Rate at which the oscillators' momenta decay; an echo needs beta smaller by exp(rate times duration)."""
     lowest: PositiveFloat = 0.05
     """Lowest frequency of the oscillators, at the start."""
     highest: PositiveFloat = 1.0
@@ -56,6 +58,7 @@ class TrajectoryRecipe(Recipe):
             "step": self.step,
             "frequencies": (self.lowest, self.highest),
             "substeps": self.substeps,
+            "friction": self.friction,
             "coupling": self.coupling,
             "gain": self.gain,
         }
