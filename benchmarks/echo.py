@@ -2,9 +2,9 @@
 
     python benchmarks/echo.py [--plot echo.svg]
 
-Prints JSON. Times are processor seconds of repeats taken in turns (for one thread: `taskset -c 0`), ratios the medians of
-those within a round; memory is the compiled program's own temporary memory, inputs and outputs excluded. The smallest
-and the largest size are those of the presets for UCR series and for MNIST row by row.
+Prints JSON. Times are processor seconds of repeats taken in turns (for one thread: `taskset -c 0`), ratios the medians
+of those within a round; memory is the compiled program's own temporary memory, inputs and outputs excluded. The
+smallest and the largest size are those of the presets for UCR series and for MNIST row by row.
 """
 
 import argparse

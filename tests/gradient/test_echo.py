@@ -322,27 +322,31 @@ def test_a_damped_run_follows_its_closed_form():
     "propagate",
     [
         EchoPropagation(symmetric(1e-4)),
-        EchoPropagation(one_sided(1e-7)),
-        EquilibriumPropagation(symmetric(1e-4), Echo()),
+        pytest.param(EchoPropagation(one_sided(1e-7)), marks=pytest.mark.slow),
+        pytest.param(EquilibriumPropagation(symmetric(1e-4), Echo()), marks=pytest.mark.slow),
     ],
 )
 def test_a_layer_is_differentiable_in_system_and_inputs(propagate):
     system = RecurrentHamiltonian(2, 4, 3, key=jax.random.key(2), window=Pooled(2))
     inputs, pull = jax.random.normal(jax.random.key(3), (2, 10, 2)), jnp.array([1.0, -2.0, 0.5])
     layer = Layer(system, propagate)
-    found = jax.grad(lambda m, x: jnp.sum(jax.vmap(m)(x) @ pull), argnums=(0, 1), allow_int=True)
-    truth = jax.grad(lambda s, x: jnp.sum(run_batch(s, x)[1] @ pull), argnums=(0, 1))(system, inputs)
-    of_layer, of_inputs = found(layer, inputs)
-    np.testing.assert_allclose(flat(of_layer.system), flat(truth[0]), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(of_inputs, truth[1], rtol=1e-5, atol=1e-7)
+
+    @eqx.filter_jit
+    def both(layer, inputs):
+        found = eqx.filter_grad(lambda both: jnp.sum(jax.vmap(both[0])(both[1]) @ pull))((layer, inputs))
+        truth = eqx.filter_grad(lambda both: jnp.sum(run_batch(both[0], both[1])[1] @ pull))((system, inputs))
+        return (found[0].system, found[1]), truth
+
+    for found, true in zip(*both(layer, inputs), strict=True):
+        np.testing.assert_allclose(flat(found), flat(true), rtol=1e-5, atol=1e-7)
 
 
 def test_a_layer_of_a_stack_pulls_back_through_all_blocks():
     system = recurrent_stack(2, (4, 3), 3, key=jax.random.key(2), window=Pooled(1))
     inputs, pull = jax.random.normal(jax.random.key(3), (10, 2)), jnp.array([1.0, -2.0, 0.5])
     layer = Layer(system, EchoPropagation(symmetric(1e-4)))
-    found = jax.grad(lambda x: jnp.dot(layer(x), pull))(inputs)
-    truth = jax.grad(lambda x: jnp.dot(run_batch(system, x[None])[1][0], pull))(inputs)
+    found = jax.jit(jax.grad(lambda x: jnp.dot(layer(x), pull)))(inputs)
+    truth = jax.jit(jax.grad(lambda x: jnp.dot(run_batch(system, x[None])[1][0], pull)))(inputs)
     np.testing.assert_allclose(found, truth, rtol=1e-6, atol=1e-9)
     with pytest.raises(ValueError, match="nudged by its cotangent, a constant force"):
         Layer(system, EchoPropagation(symmetric(1e-4), CostNudged))
