@@ -2,9 +2,9 @@
 
     python benchmarks/echo.py [--plot echo.svg]
 
-Prints JSON. Times are processor seconds, medians of repeats taken in turns (for one thread: `taskset -c 0`); memory is
-the compiled program's own temporary memory, inputs and outputs excluded. The smallest and the largest size are those of
-the presets for UCR series and for MNIST row by row.
+Prints JSON. Times are processor seconds of repeats taken in turns (for one thread: `taskset -c 0`), ratios the medians
+of those within a round; memory is the compiled program's own temporary memory, inputs and outputs excluded. The
+smallest and the largest size are those of the presets for UCR series and for MNIST row by row.
 """
 
 import argparse
@@ -18,9 +18,11 @@ import jax
 import numpy as np
 
 from eqprop.cost import CrossEntropy
-from eqprop.gradient.echo import BackpropagationThroughTime, EchoPropagation
+from eqprop.gradient.bptt import BackpropagationThroughTime
+from eqprop.gradient.echo import EchoPropagation
 from eqprop.gradient.stencil import one_sided, symmetric
 from eqprop.motion import Pooled
+from eqprop.settle.run import Run
 from eqprop.settle.stream import run
 from eqprop.substrates.trajectory import RecurrentHamiltonian
 
@@ -56,12 +58,12 @@ def programs():
         "forward": lambda system, inputs, _labels: forward(system, inputs),
         "symmetric echo": gradient(EchoPropagation(symmetric(3e-3), normalised=True)),
         "one-sided echo": gradient(EchoPropagation(one_sided(3e-3), normalised=True)),
-        "backpropagation": gradient(BackpropagationThroughTime()),
+        "backpropagation": gradient(BackpropagationThroughTime(Run())),
     }
 
 
 def times(batch, units, samples=200, repeats=25):
-    """Median processor seconds of each program, the programs taken in turns."""
+    """Processor seconds of each program in each of many rounds, the programs taken in turns."""
     arguments = task(samples, batch, units)
     compiled = {name: eqx.filter_jit(program) for name, program in programs().items()}
     for program in compiled.values():
@@ -72,12 +74,12 @@ def times(batch, units, samples=200, repeats=25):
             began = time.process_time()
             jax.block_until_ready(program(*arguments))
             taken[name].append(time.process_time() - began)
-    return {name: float(np.median(each)) for name, each in taken.items()}
+    return {name: np.array(each) for name, each in taken.items()}
 
 
 def over(taken, name):
-    """All times in units of one of them."""
-    return {other: round(seconds / taken[name], 3) for other, seconds in taken.items()}
+    """All times in units of one of them: within each round, so that a busy machine slows both; then the median."""
+    return {other: round(float(np.median(seconds / taken[name])), 3) for other, seconds in taken.items()}
 
 
 def memory(samples, batch=2, units=16):
@@ -98,6 +100,7 @@ def plot(results, path):
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(5, 3.4), layout="constrained")
@@ -106,7 +109,7 @@ def plot(results, path):
     axes.set_xlabel("samples in the run")
     axes.set_ylabel("memory besides inputs and outputs [bytes]")
     axes.legend()
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main():
@@ -117,7 +120,7 @@ def main():
     taken = {f"{batch} examples, {units} oscillators": times(batch, units) for batch, units in SIZES}
     results = {
         "machine": {"processors": os.cpu_count(), "system": platform.machine(), "jax": jax.__version__},
-        "seconds": taken,
+        "seconds": {size: {name: float(np.median(s)) for name, s in each.items()} for size, each in taken.items()},
         "forward runs": {size: over(each, "forward") for size, each in taken.items()},
         "backpropagations": {size: over(each, "backpropagation") for size, each in taken.items()},
         "memory": {str(samples): memory(samples) for samples in LENGTHS},

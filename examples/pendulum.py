@@ -12,7 +12,7 @@ import optax
 from eqprop.cost import RunningCost, SquaredError
 from eqprop.gradient.echo import EchoPropagation
 from eqprop.gradient.stencil import symmetric
-from eqprop.settle.echo import Run
+from eqprop.settle.run import Run
 from eqprop.substrates.trajectory import PendulumChain
 
 

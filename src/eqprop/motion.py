@@ -6,9 +6,11 @@ r"""Systems in motion: what a system declares so that a solver can use the struc
   (kicks at points $q_0 \dots q_N$, drifts between them) makes
   $$A = \sum_k w_k V(q_k, u_k) + \sum_k \bigl[h K(p_{k+1/2}) - p_{k+1/2}\cdot(q_{k+1} - q_k)\bigr]$$
   stationary, minus the discrete phase-space action, with $w_k = h$, half of it at both ends. Its explicit derivative in
-  a parameter is the time integral of $\partial H/\partial\theta$.
+  a parameter is the time integral of $\partial H/\partial\theta$. Friction of one rate $\gamma$ for all momenta keeps
+  an action: the same sum with the weight $e^{\gamma(t - T)}$ at the time $t$ of each of its terms.
 
 Source:
+    P. Caldirola, Forze non conservative nella meccanica quantistica, 1941 (the weight that friction asks for);
     G. Pourcel and M. Ernoult, Learning long range dependencies through time reversal symmetry breaking, 2025;
     J. E. Marsden and M. West, Discrete mechanics and variational integrators, 2001.
 """
@@ -24,7 +26,18 @@ from jaxtyping import Array, Float, Inexact, Int, PyTree
 
 from eqprop.system import System
 
-__all__ = ["Chain", "EverySample", "Hamiltonian", "PhasePath", "Pooled", "RunEnd", "Stack", "Window", "kick_weights"]
+__all__ = [
+    "Chain",
+    "EverySample",
+    "Hamiltonian",
+    "PhasePath",
+    "Pooled",
+    "RunEnd",
+    "Stack",
+    "Window",
+    "fading",
+    "kick_weights",
+]
 
 
 class Chain(System):
@@ -122,8 +135,7 @@ class Hamiltonian(System):
     r"""Motion from initial values, $H = K(p) + V(q, u(t))$: write `kinetic`, `potential` and `begin`.
 
     Each sample of the drive acts for `substeps` kicks of the leapfrog, `step` apart. The kinetic energy must be even
-    in the momenta: reversing them is what reverses time, and friction has no such reversal. Arrays in `begin` are
-    trained too, and inputs may enter it.
+    in the momenta: reversing them is what reverses time. Arrays in `begin` are trained too, and inputs may enter it.
     """
 
     step: eqx.AbstractVar[float]
@@ -136,7 +148,8 @@ class Hamiltonian(System):
     """Which readings become features."""
 
     reversible: ClassVar[bool] = True
-    """Whether `potential` and `kinetic` are all that acts. Declare False where other forces do: echoes are refused."""
+    """Whether `potential`, `kinetic` and `friction_rate` are all that acts. Declare False where other forces do: echoes
+    are refused."""
 
     @abc.abstractmethod
     def kinetic(self, momentum: Inexact[Array, " coordinate"]) -> Inexact[Array, ""]:
@@ -158,6 +171,14 @@ class Hamiltonian(System):
         """What is read at the end of a sample; the position by default. Momenta cannot be read."""
         return position
 
+    def friction_rate(self) -> float:
+        r"""Rate $\gamma$ of friction, $\dot p = -\partial V/\partial q - \gamma p$; none by default. [1/s].
+
+        One plain number for all coordinates, never trained. An echo gains where the run has lost, so that over a
+        duration $T$ its nudge and its rounding grow by $e^{\gamma T}$: beta must be smaller by as much.
+        """
+        return 0.0
+
     def readout(self, features: Inexact[Array, "row reading"]) -> PyTree:
         """The output, of the features that the window makes of the readings; the features by default."""
         return features
@@ -175,14 +196,17 @@ class Hamiltonian(System):
         """Minus the discrete phase-space action, plus what the initial values do at the first point. [J s]."""
         drive = self.drive(inputs)
         points = state.position.shape[0]
-        weights = kick_weights(points, self.step, state.position.dtype)
+        index = jnp.arange(points, dtype=state.position.dtype)
+        at_kicks, at_drifts = (fading(self, at - (points - 1)) for at in (index, index[1:] - 0.5))
+        weights = at_kicks * kick_weights(points, self.step, state.position.dtype)
         held = jax.tree.map(lambda leaf: jnp.repeat(leaf, self.substeps, axis=0), drive)
         potential = jax.vmap(self.potential)(state.position, held)
         kinetic = jax.vmap(self.kinetic)(state.momentum)
-        transport = jnp.sum(state.momentum * jnp.diff(state.position, axis=0))
+        transport = jnp.sum(state.momentum * jnp.diff(state.position, axis=0), axis=1)
         position, momentum = self.begin(inputs)
         ends = jnp.sum(state.first * position) - jnp.sum(state.position[0] * momentum)
-        return jnp.sum(weights * potential) + self.step * jnp.sum(kinetic) - transport + ends
+        drifts = at_drifts * (self.step * kinetic - transport)
+        return jnp.sum(weights * potential) + jnp.sum(drifts) + at_kicks[0] * ends
 
     def initial_state(self, inputs):
         """A path that stands still at the initial position, with the initial momentum."""
@@ -245,6 +269,12 @@ class Stack(System):
 
     def output(self, state):
         return self.blocks[-1].output(state[-1])
+
+
+def fading(system: Hamiltonian, points: Float[Array, "*point"]) -> Float[Array, "*point"]:
+    r"""The weight $e^{\gamma(t - T)}$ that friction gives in the action, at times counted in points from the end."""
+    rate = system.friction_rate()
+    return jnp.exp(rate * system.step * points) if rate else jnp.ones_like(points)
 
 
 def kick_weights(points: int, step: float, dtype: jnp.dtype) -> Float[Array, " point"]:

@@ -10,6 +10,7 @@ import pytest
 import eqprop as ep
 from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.gradient.gdu import compare_updates
+from eqprop.settle.run import Run
 
 TIGHT = ep.FixedPoint(1e-13, 1e-14)
 
@@ -65,6 +66,8 @@ def test_memory_grows_with_time_and_that_of_equilibrium_propagation_does_not(get
         (lambda: BackpropagationThroughTime(TIGHT, 0), "`steps` of backpropagation .* must be at least 1; got 0"),
         (lambda: BackpropagationThroughTime(TIGHT, 5, 6), "`truncation` .* between 1 and `steps` = 5; got 6"),
         (lambda: BackpropagationThroughTime(ep.AdaptiveGradientFlow(), 5), "must make steps.*got AdaptiveGradientFlow"),
+        (lambda: BackpropagationThroughTime(TIGHT), "must be at least 1; got None"),
+        (lambda: BackpropagationThroughTime(Run(), 5), "through a `Run` differentiates all of it"),
     ],
 )
 def test_bad_settings_are_told(build, message):

@@ -9,13 +9,16 @@ import pytest
 
 from eqprop.cost import CrossEntropy, RunningCost, SquaredError
 from eqprop.equilibrium import RESULT
-from eqprop.gradient.echo import BackpropagationThroughTime, EchoPropagation
+from eqprop.gradient.bptt import BackpropagationThroughTime
+from eqprop.gradient.echo import EchoPropagation
+from eqprop.gradient.layer import Layer
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import Stencil, one_sided, richardson, symmetric
 from eqprop.motion import EverySample, Hamiltonian, Pooled, Stack
 from eqprop.settle.base import settle
-from eqprop.settle.echo import Echo, Run
+from eqprop.settle.echo import Echo
 from eqprop.settle.retrace import hamiltonian_of, honest_length, retrace, sharpness
+from eqprop.settle.run import Run, run_batch
 from eqprop.settle.stream import replay, run
 from eqprop.substrates.trajectory import Oscillators, RecurrentHamiltonian, recurrent_stack
 from eqprop.system import CostNudged, Forced
@@ -47,7 +50,7 @@ def following(system, step=0.025):
 def test_echo_equals_backpropagation_through_time_for_fine_and_coarse_steps(points, step):
     system = oscillators(points, step)
     cost, inputs, targets = following(system, step)
-    truth = BackpropagationThroughTime()(system, cost, inputs, targets)
+    truth = BackpropagationThroughTime(Run())(system, cost, inputs, targets)
     estimate = EchoPropagation(symmetric(1e-4))(system, cost, inputs, targets)
     assert error(estimate, truth) < 1e-7
     assert retrace(system, inputs[0]) < 1e-13
@@ -59,7 +62,7 @@ def test_echo_equals_backpropagation_through_time_for_fine_and_coarse_steps(poin
 def test_the_order_of_each_stencil():
     system = oscillators(201, 0.05)
     cost, inputs, targets = following(system)
-    truth = BackpropagationThroughTime()(system, cost, inputs, targets)
+    truth = BackpropagationThroughTime(Run())(system, cost, inputs, targets)
     for rule, first in ((one_sided, 2e-4), (symmetric, 4e-3), (richardson, 4e-2)):
         errors = [error(EchoPropagation(rule(b))(system, cost, inputs, targets), truth) for b in (first, first / 2)]
         assert abs(np.log2(errors[0] / errors[1]) - rule(0.1).order) < 0.15
@@ -90,7 +93,7 @@ def test_a_stored_path_makes_its_action_stationary():
 def test_a_recurrent_network_that_classifies(substeps):
     system = RecurrentHamiltonian(2, 6, 3, key=jax.random.key(2), substeps=substeps, window=Pooled(2, last=True))
     inputs, labels = jax.random.normal(jax.random.key(3), (3, 12, 2)), jnp.array([0, 1, 2])
-    truth = BackpropagationThroughTime()(system, CrossEntropy(), inputs, labels)
+    truth = BackpropagationThroughTime(Run())(system, CrossEntropy(), inputs, labels)
     estimate = EchoPropagation(symmetric(1e-4), normalised=True)(system, CrossEntropy(), inputs, labels)
     assert error(estimate, truth) < 1e-7
     np.testing.assert_allclose(estimate.outputs, truth.outputs, rtol=1e-12)
@@ -99,7 +102,7 @@ def test_a_recurrent_network_that_classifies(substeps):
 def test_a_stack_learns_through_all_its_blocks():
     system = recurrent_stack(2, (6, 5), 3, key=jax.random.key(2), window=Pooled(2, last=True))
     inputs, labels = jax.random.normal(jax.random.key(3), (3, 20, 2)), jnp.array([0, 1, 2])
-    truth = BackpropagationThroughTime()(system, CrossEntropy(), inputs, labels)
+    truth = BackpropagationThroughTime(Run())(system, CrossEntropy(), inputs, labels)
     estimate = EchoPropagation(symmetric(1e-4))(system, CrossEntropy(), inputs, labels)
     assert error(estimate, truth) < 1e-7
     assert float(np.linalg.norm(flat(truth.gradient.blocks[0]))) > 0
@@ -118,7 +121,7 @@ class Encoded(Oscillators):
 def test_encoders_of_drive_and_start_are_learned():
     system = Encoded(4, key=jax.random.key(0), anharmonic=0.3, window=Pooled(1, last=True))
     inputs, targets = jax.random.normal(jax.random.key(3), (2, 30, 4)), jnp.ones((2, 2, 4))
-    truth = BackpropagationThroughTime()(system, SquaredError(), inputs, targets)
+    truth = BackpropagationThroughTime(Run())(system, SquaredError(), inputs, targets)
     assert error(EchoPropagation(symmetric(1e-4))(system, SquaredError(), inputs, targets), truth) < 1e-7
     stored = EquilibriumPropagation(symmetric(1e-4), Echo())(system, SquaredError(), inputs, targets)
     assert error(stored, truth) < 1e-7
@@ -127,7 +130,7 @@ def test_encoders_of_drive_and_start_are_learned():
 def test_float32():
     system = oscillators()
     cost, inputs, targets = following(system)
-    truth = BackpropagationThroughTime()(system, cost, inputs, targets)
+    truth = BackpropagationThroughTime(Run())(system, cost, inputs, targets)
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf, system)
     propagate = EchoPropagation(symmetric(0.003))
     estimate = propagate(single, cost, inputs.astype(jnp.float32), targets.astype(jnp.float32))
@@ -224,7 +227,7 @@ def test_refused_examples_leave_the_others_untouched():
     targets = jnp.ones((3, 2, 4))
     estimate = EchoPropagation(symmetric(1e-4))(system, SquaredError(), inputs, targets)
     assert list(np.asarray(estimate.settled)) == [True, False, True]
-    alone = BackpropagationThroughTime()(system, SquaredError(), inputs[::2], targets[::2])
+    alone = BackpropagationThroughTime(Run())(system, SquaredError(), inputs[::2], targets[::2])
     assert error(estimate, alone) < 1e-6
 
 
@@ -240,8 +243,8 @@ def test_a_step_too_large_for_stability_is_named():
         EchoPropagation(symmetric(1e-4))(harmonic, SquaredError(), inputs[:1], targets)
 
 
-class Damped(Oscillators):
-    """Says that it has friction."""
+class Turning(Oscillators):
+    """Says that other forces act, magnetic ones say."""
 
     reversible = False
 
@@ -250,7 +253,7 @@ def test_what_cannot_echo_is_refused():
     system = oscillators(21, 0.1)
     cost, inputs, targets = following(system)
     with pytest.raises(ValueError, match="declares that it is not reversible"):
-        EchoPropagation(symmetric(1e-3))(Damped(4, key=jax.random.key(0), samples=21), cost, inputs, targets)
+        EchoPropagation(symmetric(1e-3))(Turning(4, key=jax.random.key(0), samples=21), cost, inputs, targets)
     with pytest.raises(ValueError, match="real stencil"):
         EchoPropagation(Stencil(jnp.array([0.1j]), jnp.array([-10j]), order=1))
     with pytest.raises(ValueError, match="`normalised` scales"):
@@ -275,6 +278,80 @@ def test_what_cannot_echo_is_refused():
     assert isinstance(system.window, EverySample)
 
 
+@pytest.mark.parametrize(("friction", "beta", "bar"), [(0.05, 1e-4, 2e-7), (0.3, 1e-4, 5e-6), (1.0, 1e-8, 1e-7)])
+def test_friction_is_echoed_with_gain(friction, beta, bar):
+    system = oscillators(101, 0.1, friction=friction)
+    cost, inputs, targets = following(system, 0.1)
+    truth = BackpropagationThroughTime(Run())(system, cost, inputs, targets)
+    assert error(EchoPropagation(symmetric(beta))(system, cost, inputs, targets), truth) < bar
+    if friction == 0.05:
+        stored = EquilibriumPropagation(symmetric(beta), Echo(), CostNudged)(system, cost, inputs, targets)
+        assert error(stored, truth) < 1e-6
+    if friction == 1.0:
+        # The same nudge as without friction is amplified 22,000 times.
+        with pytest.raises(RuntimeError, match=r"makes the echo amplify by 2.2e\+04: beta must be smaller by as much"):
+            EchoPropagation(symmetric(1e-4))(system, cost, inputs, targets)
+
+
+def test_friction_beyond_precision_is_refused():
+    system = oscillators(101, 0.1, friction=5.0)
+    cost, inputs, targets = following(system, 0.1)
+    with pytest.raises(ValueError, match=r"amplify by 5.2e\+21; above 5e\+12 rounding in float64 leaves no gradient"):
+        EchoPropagation(symmetric(1e-4))(system, cost, inputs, targets)
+    with pytest.raises(ValueError, match="`friction` must be a plain number, zero or positive"):
+        oscillators(101, 0.1, friction=-1.0)
+
+
+def test_a_damped_run_follows_its_closed_form():
+    system = Oscillators(1, key=jax.random.key(0), friction=0.4, samples=2)
+    frequency = float((system.stiffness[0, 0] / system.mass[0] - 0.2**2) ** 0.5)
+    position, velocity = float(system.position[0]), float(system.momentum[0] / system.mass[0])
+    time = 5.0
+    swing = position * np.cos(frequency * time) + (velocity + 0.2 * position) / frequency * np.sin(frequency * time)
+    exact = np.exp(-0.2 * time) * swing
+    errors = []
+    for samples in (101, 201):
+        fine = Oscillators(1, key=jax.random.key(0), friction=0.4, samples=samples, step=time / (samples - 1))
+        end = run(fine, None, samples, jax.tree.map(lambda leaf: leaf[None], fine.begin(None)))
+        errors.append(abs(float(end.position[0, 0]) - exact))
+    assert errors[0] < 1e-3
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "propagate",
+    [
+        EchoPropagation(symmetric(1e-4)),
+        pytest.param(EchoPropagation(one_sided(1e-7)), marks=pytest.mark.slow),
+        pytest.param(EquilibriumPropagation(symmetric(1e-4), Echo()), marks=pytest.mark.slow),
+    ],
+)
+def test_a_layer_is_differentiable_in_system_and_inputs(propagate):
+    system = RecurrentHamiltonian(2, 4, 3, key=jax.random.key(2), window=Pooled(2))
+    inputs, pull = jax.random.normal(jax.random.key(3), (2, 10, 2)), jnp.array([1.0, -2.0, 0.5])
+    layer = Layer(system, propagate)
+
+    @eqx.filter_jit
+    def both(layer, inputs):
+        found = eqx.filter_grad(lambda both: jnp.sum(jax.vmap(both[0])(both[1]) @ pull))((layer, inputs))
+        truth = eqx.filter_grad(lambda both: jnp.sum(run_batch(both[0], both[1])[1] @ pull))((system, inputs))
+        return (found[0].system, found[1]), truth
+
+    for found, true in zip(*both(layer, inputs), strict=True):
+        np.testing.assert_allclose(flat(found), flat(true), rtol=1e-5, atol=1e-7)
+
+
+def test_a_layer_of_a_stack_pulls_back_through_all_blocks():
+    system = recurrent_stack(2, (4, 3), 3, key=jax.random.key(2), window=Pooled(1))
+    inputs, pull = jax.random.normal(jax.random.key(3), (10, 2)), jnp.array([1.0, -2.0, 0.5])
+    layer = Layer(system, EchoPropagation(symmetric(1e-4)))
+    found = jax.jit(jax.grad(lambda x: jnp.dot(layer(x), pull)))(inputs)
+    truth = jax.jit(jax.grad(lambda x: jnp.dot(run_batch(system, x[None])[1][0], pull)))(inputs)
+    np.testing.assert_allclose(found, truth, rtol=1e-6, atol=1e-9)
+    with pytest.raises(ValueError, match="nudged by its cotangent, a constant force"):
+        Layer(system, EchoPropagation(symmetric(1e-4), CostNudged))
+
+
 def test_memory_does_not_grow_with_the_run():
     sizes = {}
     for samples in (100, 100_000):
@@ -296,7 +373,7 @@ def test_a_hundred_thousand_steps_of_a_near_integrable_system():
         3, key=jax.random.key(0), step=0.05, samples=100_001, anharmonic=0.01, window=Pooled(4, last=True)
     )
     inputs, targets = jnp.zeros((1, 1)), jnp.zeros((1, 5, 3))
-    truth = BackpropagationThroughTime()(system, SquaredError(), inputs, targets)
+    truth = BackpropagationThroughTime(Run())(system, SquaredError(), inputs, targets)
     estimate = EchoPropagation(symmetric(1e-7))(system, SquaredError(), inputs, targets)
     assert estimate.settled.all()
     assert error(estimate, truth) < 1e-5

@@ -37,6 +37,16 @@ def test_a_pendulum_is_found_sound():
     assert "CERTIFIED" in str(result)
 
 
+def test_a_damped_pendulum_is_found_sound():
+    system = PendulumChain(jnp.array([1.0]), jnp.array([1.0]), samples=101, friction=0.3, window=Pooled(2, last=True))
+    result = check_motion(system)
+    assert result.ok, str(result)
+    assert result.drift is None
+    assert result.order == pytest.approx(2, abs=0.05)
+    assert result.amplified == pytest.approx(math.exp(0.3 * 2.0))
+    assert "gain of an echo" in str(result)
+
+
 class Swing(Lagrangian):
     """A pendulum; `magnetic` is a force that time reversal turns round."""
 

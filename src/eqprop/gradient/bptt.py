@@ -2,9 +2,11 @@ r"""Backpropagation through time: reverse-mode differentiation through the steps
 
 A baseline that equilibrium propagation is measured against, and, where the state comes to rest, a reference.
 
-The network runs `steps` steps of its solver's map from its initial state, and the cost of the last state is
-differentiated backwards through all of them, or through the last `truncation` only. Memory grows with the number of
-steps that are differentiated; that of equilibrium propagation does not.
+There are two kinds of time. A network that relaxes runs `steps` steps of its solver's map from its initial state, and
+the cost of the last state is differentiated backwards through all of them, or through the last `truncation` only. A
+system in motion (`Hamiltonian`, `Stack`) makes one `Run`, and the cost of what is read on the way is differentiated
+backwards through the leapfrog, friction included. Memory grows with the number of steps that are differentiated; that
+of equilibrium propagation does not.
 
 Source:
     B. Scellier, A deep learning theory for neural networks grounded in physics, 2021, section 5.2.
@@ -18,34 +20,41 @@ import jax.numpy as jnp
 from eqprop.equilibrium import RESULT, Equilibrium
 from eqprop.gradient.estimate import Estimate, Estimator, batch_size, value_and_outputs
 from eqprop.settle.base import IterativeSolver, Solver
+from eqprop.settle.run import Run, ended, run_batch
 from eqprop.system import project
 
 __all__ = ["BackpropagationThroughTime", "UnrolledDifferentiation"]
 
 
 class BackpropagationThroughTime(Estimator):
-    """Reverse-mode differentiation through the last steps of a solver's iteration.
+    """Reverse-mode differentiation through the last steps of a solver's iteration, or through a run.
 
     The gradient is that of the state reached, settled or not; `settled` still says which examples did, and all of
     them count.
 
     Args:
-        solver: Its step is the network's map: `FixedPoint` for networks in discrete time.
-        steps: Steps from the initial state to the state that is judged.
+        solver: Its step is the network's map, `FixedPoint` for networks in discrete time; or `Run()`, for motion.
+        steps: Steps from the initial state to the state that is judged. None for a run, which is as long as it is.
         truncation: How many of the last steps are differentiated; all, and the initial state, by default.
     """
 
     solver: Solver
-    steps: int
+    steps: int | None = None
     truncation: int | None = None
 
     def __check_init__(self):
+        if isinstance(self.solver, Run):
+            if self.steps is not None or self.truncation is not None:
+                raise ValueError(
+                    "Backpropagation through a `Run` differentiates all of it; leave out `steps` and `truncation`."
+                )
+            return
         if not isinstance(self.solver, IterativeSolver):
             raise ValueError(
-                "`solver` of backpropagation through time must make steps, such as `FixedPoint`; got "
-                f"{type(self.solver).__name__}."
+                "`solver` of backpropagation through time must make steps, such as `FixedPoint`, or be `Run()`, for a "
+                f"system in motion; got {type(self.solver).__name__}."
             )
-        if self.steps < 1:
+        if self.steps is None or self.steps < 1:
             raise ValueError(f"`steps` of backpropagation through time must be at least 1; got {self.steps}.")
         if self.truncation is not None and not 1 <= self.truncation <= self.steps:
             raise ValueError(
@@ -55,7 +64,9 @@ class BackpropagationThroughTime(Estimator):
 
     def estimate(self, system, cost, inputs, targets, start, key):
         del key
-        return _through_time(self, system, cost, inputs, targets, start)
+        if isinstance(self.solver, Run):
+            return _through_run(system, cost, inputs, targets)
+        return _through_steps(self, system, cost, inputs, targets, start)
 
 
 UnrolledDifferentiation = BackpropagationThroughTime
@@ -63,7 +74,20 @@ UnrolledDifferentiation = BackpropagationThroughTime
 
 
 @eqx.filter_jit
-def _through_time(rule, system, cost, inputs, targets, start):
+def _through_run(system, cost, inputs, targets):
+    parameters, rest = eqx.partition(system, eqx.is_inexact_array)
+
+    def loss(parameters):
+        ends, outputs = run_batch(eqx.combine(parameters, rest), inputs)
+        return jnp.mean(jax.vmap(cost)(outputs, targets)), (ends, outputs)
+
+    (value, (ends, outputs)), gradient = jax.value_and_grad(loss, has_aux=True)(parameters)
+    free = jax.vmap(ended)(ends)
+    return Estimate(value, gradient, outputs, free.result, free, None)
+
+
+@eqx.filter_jit
+def _through_steps(rule, system, cost, inputs, targets, start):
     last = rule.steps if rule.truncation is None else rule.truncation
     parameters, rest = eqx.partition(system, eqx.is_inexact_array)
 

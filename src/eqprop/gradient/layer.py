@@ -1,7 +1,8 @@
 r"""A system as a differentiable layer of a larger model.
 
 Forward: settle and read. Backward: the incoming cotangent is the nudging force, scaled to unit norm and multiplied
-back, and the gradient in the parameters and the inputs is the contrast of the nudged phases.
+back, and the gradient in the parameters and the inputs is the contrast of the nudged phases. A system in motion runs
+forward and is echoed back, without storing its path.
 """
 
 import equinox as eqx
@@ -11,9 +12,10 @@ from jaxtyping import Array, Inexact, PRNGKeyArray, PyTree
 
 from eqprop.cost import Cost
 from eqprop.equilibrium import RESULT
+from eqprop.gradient.echo import EchoPropagation, respond
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.settle.base import settle
-from eqprop.system import System
+from eqprop.system import Forced, System
 
 __all__ = ["Layer"]
 
@@ -34,7 +36,13 @@ class Layer(eqx.Module):
     """
 
     system: System
-    propagate: EquilibriumPropagation
+    propagate: EquilibriumPropagation | EchoPropagation
+
+    def __check_init__(self):
+        if isinstance(self.propagate, EchoPropagation) and self.propagate.nudge is not Forced:
+            raise ValueError(
+                "A `Layer` is nudged by its cotangent, a constant force: give its `EchoPropagation` the nudge `Forced`."
+            )
 
     def __call__(self, inputs: PyTree, *, key: PRNGKeyArray | None = None) -> PyTree:
         """The outputs at the equilibrium for `inputs`.
@@ -78,6 +86,13 @@ def _respond_backward(free, cotangent, perturbed, differentiable, propagate, key
     del perturbed
     norm = jnp.sqrt(sum(jnp.sum(c**2) for c in jax.tree.leaves(cotangent)))
     unit = jax.tree.map(lambda c: c / jnp.where(norm > 0, norm, 1), cotangent)
+    if isinstance(propagate, EchoPropagation):
+        system, inputs = differentiable
+        gradient, back = respond(propagate, system, inputs, free.state, unit, key)
+        gradient = eqx.error_if(
+            gradient, ~back & (norm > 0), "The echo of a `Layer` did not come back. " + RESULT[RESULT.not_retraced]
+        )
+        return _times(norm, gradient)
     solver = propagate.solver if propagate.nudged_solver is None else propagate.nudged_solver
     stencil = propagate.stencil.draw(key)
     system, inputs = differentiable
@@ -108,5 +123,8 @@ def _respond_backward(free, cotangent, perturbed, differentiable, propagate, key
             total = total + stencil.weights[0].astype(norm.dtype) * energy(stencil.nodes[0], free)
         return total
 
-    gradient = jax.grad(contrast)(parameters)
+    return _times(norm, jax.grad(contrast)(parameters))
+
+
+def _times(norm, gradient):
     return jax.tree.map(lambda g: jnp.where(norm > 0, norm * g, jnp.zeros_like(g)), gradient)

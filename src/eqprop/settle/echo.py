@@ -18,33 +18,15 @@ Source:
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact, Int, PyTree
 
-from eqprop.equilibrium import RESULT, AbstractEquilibrium
-from eqprop.motion import PhasePath, Stack
+from eqprop.equilibrium import RESULT
+from eqprop.motion import PhasePath, fading, kick_weights
 from eqprop.settle.base import Solver, real_dtype, rms, rounding
+from eqprop.settle.leapfrog import drift
 from eqprop.settle.retrace import hamiltonian_of, sharpness
-from eqprop.settle.stream import run
+from eqprop.settle.run import PathEquilibrium
 
-__all__ = ["Echo", "PathEquilibrium", "Run"]
-
-
-class PathEquilibrium(AbstractEquilibrium):
-    """A path in phase space, stored; `residual` is how far the echo still was from rest when it stopped."""
-
-    state: PyTree
-    result: RESULT
-    residual: Inexact[Array, "*batch"]
-    steps: Int[Array, "*batch"]
-
-    @property
-    def restart(self) -> PyTree:
-        """The path itself; a nudged phase takes its end."""
-        return self.state
-
-    def expect(self, fn):
-        """`fn` of the path."""
-        return fn(self.state)
+__all__ = ["Echo"]
 
 
 class Echo(Solver):
@@ -105,9 +87,7 @@ class Echo(Solver):
 
 def _by_kick(base, inputs, points, dtype):
     drive = jax.tree.map(lambda leaf: jnp.repeat(leaf, base.substeps, axis=0), base.drive(inputs))
-    step = jnp.asarray(base.step, dtype)
-    ends = jnp.zeros(points, bool).at[jnp.array([0, -1])].set(True)
-    return drive, step, jnp.where(ends, step / 2, step)
+    return drive, jnp.asarray(base.step, dtype), kick_weights(points, base.step, dtype)
 
 
 def _forward(base, inputs, begin):
@@ -115,14 +95,13 @@ def _forward(base, inputs, begin):
     position, momentum = begin
     points = base.length(inputs) * base.substeps
     drive, step, kicks = _by_kick(base, inputs, points, position.dtype)
-    force, velocity = jax.grad(base.potential), jax.grad(base.kinetic)
+    force = jax.grad(base.potential)
     after = momentum - kicks[0] * force(position, jax.tree.map(lambda leaf: leaf[0], drive))
 
     def advance(point, here):
-        position, momentum = point
         kick, drive = here
-        position = position + step * velocity(momentum)
-        return (position, momentum - kick * force(position, drive)), (position, momentum)
+        (position, momentum), during = drift(base, point, step)
+        return (position, momentum - kick * force(position, drive)), (position, during)
 
     later = jax.tree.map(lambda leaf: leaf[1:], (kicks, drive))
     (_, last), (positions, momenta) = jax.lax.scan(advance, (position, after), later)
@@ -133,16 +112,16 @@ def _backward(base, inputs, path, impulse):
     """The stored path of an echo from the end of `path`, `impulse` [point, coordinate] being added to the kicks."""
     points = path.position.shape[0]
     drive, step, kicks = _by_kick(base, inputs, points, path.position.dtype)
-    force, velocity = jax.grad(base.potential), jax.grad(base.kinetic)
+    impulse = impulse / fading(base, jnp.arange(1 - points, 1, dtype=impulse.dtype))[:, None]
+    force = jax.grad(base.potential)
 
     def turn(position, turned, here):
         kick, push, drive = here
         return turned - kick * force(position, drive) + push
 
     def advance(point, here):
-        position, turned = point
-        moved = position + step * velocity(turned)
-        return (moved, turn(moved, turned, here)), (moved, -turned)
+        (position, turned), during = drift(base, point, step, back=True)
+        return (position, turn(position, turned, here)), (position, -during)
 
     here = jax.tree.map(lambda leaf: leaf[-1], (kicks, impulse, drive))
     start = (path.position[-1], turn(path.position[-1], -path.last, here))
@@ -150,26 +129,3 @@ def _backward(base, inputs, path, impulse):
     (_, turned), (positions, momenta) = jax.lax.scan(advance, start, earlier, reverse=True)
     positions = jnp.concatenate([positions, path.position[-1:]])
     return PhasePath(positions, momenta, -turned, path.last)
-
-
-class Run(Solver):
-    """Runs a `Hamiltonian` system, or a `Stack`, forward without storing the path: what evaluation needs."""
-
-    def solve(self, system, inputs, start, *, free, key):
-        del start, key
-        if free is not None:
-            raise ValueError(
-                "`Run` only runs forward; nudged phases take `Echo`, and whole gradients `EchoPropagation`."
-            )
-        ends = []
-        blocks = system.blocks if isinstance(system, Stack) else (hamiltonian_of(system, "`Run`"),)
-        for block in blocks:
-            drive, begin = jax.tree.map(lambda leaf: leaf[None], (block.drive(inputs), block.begin(inputs)))
-            end = jax.tree.map(lambda leaf: leaf[0], run(block, drive, block.length(inputs), begin))
-            inputs = block.output(end)
-            ends.append(end)
-        state = tuple(ends) if isinstance(system, Stack) else ends[0]
-        finite = jnp.isfinite(rms(state))
-        residual = jnp.where(finite, 0, jnp.inf).astype(real_dtype(state))
-        result = RESULT.where(finite, RESULT.settled, RESULT.diverged)
-        return PathEquilibrium(state, result, residual, jnp.ones((), jnp.int32))

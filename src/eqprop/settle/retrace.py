@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Inexact, PyTree
 
 from eqprop.motion import Hamiltonian
 from eqprop.settle.base import real_dtype, rms
+from eqprop.settle.leapfrog import drift
 from eqprop.settle.stream import replay, run
 from eqprop.system import Nudged, System
 
@@ -31,8 +32,8 @@ def hamiltonian_of(system: System, doing: str = "`Echo`") -> Hamiltonian:
     if not system.reversible:
         raise ValueError(
             f"{doing} needs a motion that runs back when its momenta are turned, and `{name}` declares that it is not "
-            "reversible (friction, magnetic or other forces besides the potential). Leave those forces out, or "
-            "differentiate by `BackpropagationThroughTime`."
+            "reversible (magnetic or other forces besides the potential). Leave those forces out, or differentiate by "
+            "`BackpropagationThroughTime`; friction of one rate for all momenta is `friction_rate`."
         )
     return system
 
@@ -94,21 +95,21 @@ def _retrace_to(system, inputs, length, nudge):
     One compilation serves all lengths. The kicks at both ends are whole here, which the echo does not mind.
     """
     drive = system.drive(inputs)
-    force, velocity = jax.grad(system.potential), jax.grad(system.kinetic)
+    force = jax.grad(system.potential)
     begin = system.begin(inputs)
     step = jnp.asarray(system.step, real_dtype(begin))
     points = length * system.substeps
 
     def forward(point, carry):
-        position, momentum, size = carry
-        position = position + step * velocity(momentum)
+        *before, size = carry
+        (position, momentum), _ = drift(system, tuple(before), step)
         momentum = momentum - step * force(position, _at(drive, point // system.substeps))
         return position, momentum, jnp.maximum(size, rms((position, momentum)))
 
     def backward(index, carry):
         position, momentum = carry
         momentum = momentum - step * force(position, _at(drive, (points - 1 - index) // system.substeps))
-        return position + step * velocity(momentum), momentum
+        return drift(system, (position, momentum), step, back=True)[0]
 
     def echo(momentum):
         back, turned = jax.lax.fori_loop(0, points, backward, (position, momentum))

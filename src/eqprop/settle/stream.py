@@ -2,7 +2,8 @@ r"""Runs and replays that hold one point of the path at a time, all examples of 
 
 On the way they gather what an echo contrasts, $\int\partial H/\partial\theta\,dt$ and $\partial H/\partial u$ of each
 sample. Point $k$ of a path is a kick at $q_k$ and the drift before it; a replay takes them in reverse, with the momenta
-turned round, so that both gather the same sums of the same path.
+turned round, so that both gather the same sums of the same path. With friction every term of the sums has the weight
+$e^{\gamma(t - T)}$, and the nudge is divided by it.
 """
 
 from collections.abc import Callable
@@ -12,12 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
-from eqprop.motion import EverySample, Hamiltonian, RunEnd
-from eqprop.system import System
+from eqprop.motion import EverySample, Hamiltonian, RunEnd, fading
+from eqprop.settle.leapfrog import Point, drift
 
 __all__ = ["Gathered", "NudgingEnergy", "Replay", "replay", "run", "run_and_gather"]
 
-Point = tuple[Inexact[Array, "batch coordinate"], Inexact[Array, "batch coordinate"]]
 NudgingEnergy = Callable[[Hamiltonian, Int[Array, ""], Inexact[Array, "copy reading"]], Inexact[Array, " copy"]]
 """Of (system, sample, readings): the nudging energy of each leg and example at the end of that sample."""
 
@@ -107,22 +107,23 @@ def replay(
     weights = weights.ravel()
     gather = _Gather(system, weights, learn_drive) if learn else None
     force = _force(system, legs)
-    velocity = jax.vmap(jax.grad(system.kinetic))
 
     def push(nudge, position, index):
         return jax.grad(lambda q: jnp.sum(nudge(system, index, jax.vmap(system.reading)(q))))(position)
 
     def point(carry, inner, drive, index, at_end):
         position, momentum, gathered, gathered_drive = carry
-        drift, kick = _weights(system, index, inner, samples, position.dtype)
-        change = kick * force(position, drive)
+        time, kick, fade = _weights(system, index, inner, samples, position.dtype)
+        momentum = momentum - kick * force(position, drive)
         nudging = nudge if at_end else None
-        momentum = momentum - change if nudging is None else momentum - change - push(nudging, position, index)
+        if nudging is not None:
+            momentum = momentum - push(nudging, position, index) / fade
+        after, during = drift(system, (position, momentum), time, back=True)
         if gather is not None:
             gathered, gathered_drive = gather(
-                gathered, gathered_drive, position, momentum, drive, kick, drift, nudging, index
+                gathered, gathered_drive, position, during, drive, (kick, time, fade), nudging, index
             )
-        return position + drift * velocity(momentum), momentum, gathered, gathered_drive
+        return *after, gathered, gathered_drive
 
     def sample(carry, _):
         position, momentum, gathered, index = carry
@@ -153,17 +154,16 @@ def _forward(system, drive, samples, begin, gather, rows):
     shape = jax.eval_shape(jax.vmap(system.reading), position)
     empty = None if keeps else system.window.start(shape, samples)
     force = _force(system, 1)
-    velocity = jax.vmap(jax.grad(system.kinetic))
     learn_drive = gather is not None and gather.learn_drive
 
     def point(carry, inner, drive, index):
         position, momentum, gathered, gathered_drive = carry
-        drift, kick = _weights(system, index, inner, samples, position.dtype)
-        position, before = position + drift * velocity(momentum), momentum
+        time, kick, fade = _weights(system, index, inner, samples, position.dtype)
+        (position, momentum), during = drift(system, (position, momentum), time)
         momentum = momentum - kick * force(position, drive)
         if gather is not None:
             gathered, gathered_drive = gather(
-                gathered, gathered_drive, position, before, drive, kick, drift, None, index
+                gathered, gathered_drive, position, during, drive, (kick, time, fade), None, index
             )
         return position, momentum, gathered, gathered_drive
 
@@ -196,18 +196,21 @@ def _forward(system, drive, samples, begin, gather, rows):
 class _Gather:
     """Adds what one point of all copies gives, to sums over the run."""
 
-    def __init__(self, system: System, weights: Float[Array, " copy"], learn_drive: bool):
+    def __init__(self, system: Hamiltonian, weights: Float[Array, " copy"], learn_drive: bool):
         self.parameters, self.rest = eqx.partition(system, eqx.is_inexact_array)
-        self.weights, self.learn_drive = weights, learn_drive
+        self.system, self.weights, self.learn_drive = system, weights, learn_drive
         self.empty = jax.tree.map(jnp.zeros_like, self.parameters)
 
-    def __call__(self, gathered, gathered_drive, position, momentum, drive, kick, drift, nudging, index):
+    def __call__(self, gathered, gathered_drive, position, momentum, drive, weights, nudging, index):
+        kick, time, fade = weights
         copies = position.shape[0] // (jax.tree.leaves(drive) or [position])[0].shape[0]
 
         def energy(parameters, drive):
             model = eqx.combine(parameters, self.rest)
             potential = jax.vmap(model.potential)(position, _tiled(drive, copies))
-            total = kick * potential + drift * jax.vmap(model.kinetic)(momentum)
+            # The drift lies half its length before the kick.
+            at_drift = fading(self.system, -0.5 * time / self.system.step)
+            total = fade * (kick * potential + at_drift * time * jax.vmap(model.kinetic)(momentum))
             if nudging is not None:
                 total = total + nudging(model, index, jax.vmap(model.reading)(position))
             return jnp.sum(self.weights * total)
@@ -227,11 +230,12 @@ def _force(system, copies):
 
 
 def _weights(system, sample, inner, samples, dtype):
-    """Length of the drift before, and of the kick at, one point: none before the first, half kicks at both ends."""
-    point = sample * system.substeps + inner
-    first, last = point == 0, point == samples * system.substeps - 1
+    """Length of the drift before one point (none before the first), of its kick (half at both ends), and its weight."""
+    point, final = sample * system.substeps + inner, samples * system.substeps - 1
+    first, last = point == 0, point == final
     step = jnp.asarray(system.step, dtype)
-    return jnp.where(first, 0, step), jnp.where(first | last, step / 2, step)
+    fade = fading(system, (point - final).astype(dtype))
+    return jnp.where(first, 0, step), jnp.where(first | last, step / 2, step), fade
 
 
 def _at(drive, index, rows):

@@ -3,7 +3,7 @@ r"""What a system in motion owes: conserved energy, reversibility, an integrator
 For a Hamiltonian system without drive the leapfrog conserves the energy but for an oscillation of size $O(h^2)$; run
 back, it returns to its start to rounding; and its end point errs by $O(h^2)$. A path between given ends is held to the
 same: the energy $v\cdot\partial L/\partial v - L$ at the middle of each step, the path at half and a quarter of the
-step, and the equations of motion of the path run backwards.
+step, and the equations of motion of the path run backwards. Friction takes energy out, and makes an echo amplify.
 """
 
 import dataclasses
@@ -15,16 +15,18 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from eqprop.cost import Cost, SquaredError
+from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.gradient.certify import Certificate, certify
-from eqprop.gradient.echo import BackpropagationThroughTime
 from eqprop.gradient.estimate import Estimator
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import symmetric
 from eqprop.motion import Chain, Hamiltonian
 from eqprop.settle.base import rms, settle
 from eqprop.settle.echo import Echo
+from eqprop.settle.leapfrog import drift, gain
 from eqprop.settle.path import PathNewton
 from eqprop.settle.retrace import honest_length, sharpness
+from eqprop.settle.run import Run
 from eqprop.substrates.trajectory import Path
 from eqprop.system import System
 
@@ -48,6 +50,8 @@ class MotionCheck:
     """Step times highest frequency at the start; stable below 2."""
     honest: int | None
     """Longest honest number of samples."""
+    amplified: float | None
+    """How much an echo amplifies, because it gains what friction took. None without friction."""
     certificate: Certificate
     """The gradient against the exact one."""
     problems: tuple[str, ...]
@@ -75,6 +79,7 @@ class MotionCheck:
             line("retrace error", self.retrace),
             line("step times highest frequency", self.sharpness),
             line("longest honest length [samples]", self.honest),
+            line("gain of an echo, for friction", self.amplified),
             str(self.certificate),
             *(f"problem: {problem}" for problem in self.problems),
         ]
@@ -114,7 +119,7 @@ def check_motion(
     propagate = EquilibriumPropagation(symmetric(1e-3), PathNewton()) if propagate is None else propagate
     certificate = certify(system, cost, inputs, targets, propagate)
     if not isinstance(system, Path):
-        return MotionCheck(None, None, None, None, None, None, certificate, certificate.reasons)
+        return MotionCheck(None, None, None, None, None, None, None, certificate, certificate.reasons)
     return _check_path(system, example, certificate)
 
 
@@ -143,26 +148,31 @@ def _zeros(system, inputs, targets):
 def _check_hamiltonian(system, inputs, example, cost, targets, propagate):
     begin = system.begin(example)
     at = jax.tree.map(lambda leaf: leaf[0], system.drive(example))
-    drift = halved = order = None
+    lost = halved = order = None
     if not jax.tree.leaves(at):
-        drift, halved, order = _integration(system, example)
+        lost, halved, order = _integration(system, example)
     sharp = float(sharpness(system, at, *begin))
-    propagate = EquilibriumPropagation(symmetric(1e-4), Echo()) if propagate is None else propagate
-    certificate = certify(system, cost, inputs, targets, propagate, truth=BackpropagationThroughTime())
+    samples = system.length(example)
+    amplified = gain(system, samples)
+    if propagate is None:
+        propagate = EquilibriumPropagation(symmetric(1e-4 / min(amplified, 1e8)), Echo())
+    certificate = certify(system, cost, inputs, targets, propagate, truth=BackpropagationThroughTime(Run()))
     probe = Echo().solve(system, example, None, free=None, key=None)
     missed = float(probe.residual) / max(float(rms(probe.state)), 1e-300)
     honest = honest_length(system, example)
     problems = list(certificate.reasons)
     if not sharp < 2:
         problems.append(f"The step times the highest frequency is {sharp:.3g}, and must stay below 2: lower `step`.")
-    if honest < system.length(example):
-        problems.append(f"Echoes are honest for {honest} of {system.length(example)} samples: shorten the run.")
+    if honest < samples:
+        cause = f": friction makes them amplify by {amplified:.1e}. Shorten" if amplified > 1e3 else ": shorten"
+        problems.append(f"Echoes are honest for {honest} of {samples} samples{cause} the run.")
     if order is not None and sharp < 1 and not 1.7 < order < 2.3:
         problems.append(
             f"Halving the step changes the end point with order {order:.2f} instead of 2: the potential or the kinetic "
             "energy is not smooth, or the run is too long for its step."
         )
-    return MotionCheck(drift, halved, order, missed, sharp, honest, certificate, tuple(problems))
+    friction = amplified if system.friction_rate() else None
+    return MotionCheck(lost, halved, order, missed, sharp, honest, friction, certificate, tuple(problems))
 
 
 def _check_path(system, example, certificate):
@@ -170,9 +180,9 @@ def _check_path(system, example, certificate):
     path = _settled(system, example, solver)
     problems = list(certificate.reasons)
     reverse = _unlike_reversed(system, path, example)
-    drift = halved = order = None
+    lost = halved = order = None
     if path is not None and _autonomous(system, path, example):
-        drift = _energy_drift(system, path, example)
+        lost = _energy_drift(system, path, example)
         finer = [
             Path(system.lagrangian, system.ends, steps=factor * system.steps, duration=system.duration)
             for factor in (2, 4)
@@ -187,7 +197,7 @@ def _check_path(system, example, certificate):
             f"Halving the step changes the path with order {order:.2f} instead of 2: the Lagrangian is not smooth, or "
             "`steps` is too small for the motion."
         )
-    return MotionCheck(drift, halved, order, reverse, None, None, certificate, tuple(problems))
+    return MotionCheck(lost, halved, order, reverse, None, None, None, certificate, tuple(problems))
 
 
 def _settled(system, example, solver):
@@ -246,11 +256,10 @@ def _unlike_reversed(system, path, example):
     return float(jnp.max(jnp.abs(jnp.sum(terms, axis=0))) / jnp.max(jnp.abs(terms)))
 
 
-@eqx.filter_jit
 def energy_along(
     system: Hamiltonian, inputs: PyTree, *, refine: int = 1
 ) -> tuple[Float[Array, " point"], Float[Array, " coordinate"]]:
-    """The energy at each point of an undriven run [J], and where it ends.
+    """The energy at each point of an undriven run [J], and where it ends; friction takes from it.
 
     Args:
         system: The system.
@@ -262,15 +271,19 @@ def energy_along(
     """
     if jax.tree.leaves(jax.eval_shape(system.drive, inputs)):
         raise ValueError("The energy of a driven run is not conserved; give the system `samples` and no drive.")
+    return _undriven_run(system, inputs, refine)
+
+
+@eqx.filter_jit
+def _undriven_run(system, inputs, refine):
     steps = (system.length(inputs) * system.substeps - 1) * refine
     position, momentum = system.begin(inputs)
     step = jnp.asarray(system.step / refine, position.dtype)
-    force, velocity = jax.grad(lambda q: system.potential(q, None)), jax.grad(system.kinetic)
+    force = jax.grad(lambda q: system.potential(q, None))
 
     def advance(point, _):
         position, momentum = point
-        momentum = momentum - 0.5 * step * force(position)
-        position = position + step * velocity(momentum)
+        (position, momentum), _ = drift(system, (position, momentum - 0.5 * step * force(position)), step)
         momentum = momentum - 0.5 * step * force(position)
         return (position, momentum), system.kinetic(momentum) + system.potential(position, None)
 
@@ -280,9 +293,10 @@ def energy_along(
 
 
 def _integration(system, example):
-    """Energy drift at the step and at half of it, and the order of the end point's error."""
-    runs = [energy_along(system, example, refine=factor) for factor in (1, 2, 4)]
+    """Energy drift at the step and at half of it (None with friction), and the order of the end point's error."""
+    runs = [_undriven_run(system, example, factor) for factor in (1, 2, 4)]
     drifts = [float(jnp.max(jnp.abs(e - e[0])) / jnp.maximum(jnp.max(jnp.abs(e)), 1e-300)) for e, _ in runs]
     ends = [np.asarray(end) for _, end in runs]
     coarse, fine = np.linalg.norm(ends[0] - ends[1]), np.linalg.norm(ends[1] - ends[2])
-    return drifts[0], drifts[1], float(np.log2(coarse / fine)) if fine > 0 else None
+    order = float(np.log2(coarse / fine)) if fine > 0 else None
+    return (None, None, order) if system.friction_rate() else (drifts[0], drifts[1], order)

@@ -14,6 +14,7 @@ from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.reference import ImplicitDifferentiation
 from eqprop.gradient.stencil import symmetric
 from eqprop.settle.base import settle
+from eqprop.settle.descent import GradientFlow
 from eqprop.settle.newton import Newton
 from eqprop.settle.path import PathNewton, block_factor, block_hessian, block_solve, follow
 from eqprop.substrates.trajectory import FixedEnds, GivenEnds, Lagrangian, NaturalEnds, Path, Periodic, shoot, shot
@@ -206,6 +207,15 @@ def test_a_conjugate_point_is_refused():
     assert settle(single(FixedEnds(0.1, 0.3), 3.0), None, PathNewton(), throw=False).settled
     with pytest.raises(RuntimeError, match="duration"):
         settle(single(FixedEnds(0.1, 0.3), np.pi), None, PathNewton())
+
+
+def test_a_saddle_of_the_action_is_not_found_by_going_downhill():
+    system = single(FixedEnds(0.1, 0.3), 4.0, steps=12)
+    path = settle(system, None, PathNewton())
+    assert np.linalg.eigvalsh(jax.hessian(system.energy)(path.state, None).reshape(11, 11)).min() < 0
+    near = path.state + 1e-3
+    assert settle(system, None, PathNewton(), start=near).steps <= 3
+    assert not settle(system, None, GradientFlow(0.1, max_steps=500), start=near, throw=False).settled
 
 
 class Pendulum(Lagrangian):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eqprop.gradient.echo import BackpropagationThroughTime
+from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.train.config import load_config
 from eqprop.train.run import Run, continue_run, new_run
 
@@ -41,6 +41,8 @@ def test_the_report_proves_the_gradient_and_moves(tmp_path, units):
 def test_the_reference_can_be_chosen_and_is_not_held_against_itself(tmp_path):
     config = settings(tmp_path, "recipe.estimator=backpropagation")
     assert isinstance(config.build().propagate, BackpropagationThroughTime)
+    damped = settings(tmp_path, "recipe.friction=0.1").build().system
+    assert damped.friction_rate() == 0.1
     folder = new_run(config, tmp_path)
     assert continue_run(folder).finished
     assert [section.title for section in config.recipe.report_sections(Run(folder))] == ["The motion, free and nudged"]

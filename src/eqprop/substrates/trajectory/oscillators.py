@@ -20,9 +20,13 @@ class Started(Hamiltonian):
 
     position: eqx.AbstractVar[Float[Array, " coordinate"]]
     momentum: eqx.AbstractVar[Float[Array, " coordinate"]]
+    friction: eqx.AbstractVar[float]
 
     def begin(self, inputs):
         return self.position, self.momentum
+
+    def friction_rate(self):
+        return self.friction
 
 
 class _Driven(Started):
@@ -42,11 +46,12 @@ class Oscillators(_Driven):
         step: Time step. [s]
         samples: Length of an undriven run; None for a run driven by forces [sample, mass] in newtons.
         substeps: Kicks for each sample.
+        friction: Rate at which momenta decay; see `Hamiltonian.friction_rate`. [1/s]
         anharmonic: Quartic coefficient of all masses. [N/m^3]
         window: Which readings become features.
 
     Raises:
-        ValueError: for no masses, or a step that is no positive number.
+        ValueError: for no masses, a step that is no positive number, or friction that is negative.
     """
 
     mass: Float[Array, " mass"]  # [kg]
@@ -57,6 +62,7 @@ class Oscillators(_Driven):
     step: float = eqx.field(static=True)
     samples: int | None = eqx.field(static=True)
     substeps: int = eqx.field(static=True)
+    friction: float = eqx.field(static=True)
     window: Window
 
     def __init__(
@@ -67,10 +73,13 @@ class Oscillators(_Driven):
         step: float = 0.05,
         samples: int | None = None,
         substeps: int = 1,
+        friction: float = 0.0,
         anharmonic: float = 0.0,
         window: Window | None = None,
     ):
-        check_run(count, step, samples, substeps)
+        self.step, self.samples, self.substeps, self.friction, self.window = run_settings(
+            count, step, samples, substeps, friction, window
+        )
         keys = jax.random.split(key, 4)
         self.mass = jax.random.uniform(keys[0], (count,), minval=0.8, maxval=1.2)
         springs = jax.random.uniform(keys[1], (count + 1,), minval=0.7, maxval=1.3)
@@ -78,8 +87,6 @@ class Oscillators(_Driven):
         self.quartic = jnp.full(count, anharmonic)
         self.position = 0.5 * jax.random.normal(keys[2], (count,))
         self.momentum = 0.5 * jax.random.normal(keys[3], (count,))
-        self.step, self.samples, self.substeps = float(step), samples, substeps
-        self.window = EverySample() if window is None else window
 
     def kinetic(self, momentum):
         return 0.5 * jnp.sum(momentum**2 / self.mass)
@@ -104,6 +111,7 @@ class PendulumChain(_Driven):
         step: Time step. [s]
         samples: As in `Oscillators`; a drive is a torque [sample, pendulum] in newton metres.
         substeps: Kicks for each sample.
+        friction: As in `Oscillators`.
         window: Which readings become features.
 
     Raises:
@@ -119,6 +127,7 @@ class PendulumChain(_Driven):
     step: float = eqx.field(static=True)
     samples: int | None = eqx.field(static=True)
     substeps: int = eqx.field(static=True)
+    friction: float = eqx.field(static=True)
     window: Window
 
     def __init__(
@@ -132,10 +141,18 @@ class PendulumChain(_Driven):
         step: float = 0.02,
         samples: int | None = None,
         substeps: int = 1,
+        friction: float = 0.0,
         window: Window | None = None,
     ):
         length, position = jnp.asarray(length), jnp.asarray(position)
-        check_run(length.shape[0] if length.ndim == 1 else 0, step, samples, substeps)
+        self.step, self.samples, self.substeps, self.friction, self.window = run_settings(
+            length.size if length.ndim == 1 else 0,
+            step,
+            samples,
+            substeps,
+            friction,
+            window,
+        )
         if length.shape != position.shape or not bool(jnp.all(length > 0)):
             raise ValueError(
                 f"`length` must be positive, one for each angle in `position`; got {length} and shape {position.shape}."
@@ -144,9 +161,7 @@ class PendulumChain(_Driven):
         self.coupling = jnp.full(length.shape[0] - 1, coupling)
         self.position = position
         self.momentum = jnp.zeros_like(position)
-        self.mass, self.gravity, self.step = float(mass), float(gravity), float(step)
-        self.samples, self.substeps = samples, substeps
-        self.window = EverySample() if window is None else window
+        self.mass, self.gravity = float(mass), float(gravity)
 
     @property
     def length_of(self) -> Float[Array, " pendulum"]:
@@ -177,6 +192,7 @@ class LCLadder(_Driven):
         step: Time step.
         samples: Length of an undriven run; None for a run driven by voltages [sample].
         substeps: Kicks for each sample.
+        friction: As in `Oscillators`.
         window: Which readings become features; charges are read.
 
     Raises:
@@ -190,6 +206,7 @@ class LCLadder(_Driven):
     step: float = eqx.field(static=True)
     samples: int | None = eqx.field(static=True)
     substeps: int = eqx.field(static=True)
+    friction: float = eqx.field(static=True)
     window: Window
 
     def __init__(
@@ -201,16 +218,17 @@ class LCLadder(_Driven):
         step: float = 0.1,
         samples: int | None = None,
         substeps: int = 1,
+        friction: float = 0.0,
         window: Window | None = None,
     ):
-        check_run(cells, step, samples, substeps)
+        self.step, self.samples, self.substeps, self.friction, self.window = run_settings(
+            cells, step, samples, substeps, friction, window
+        )
         if not (inductance > 0 and capacitance > 0):
             raise ValueError(f"`inductance` and `capacitance` must be positive; got {inductance} and {capacitance}.")
         self.log_inductance = jnp.full(cells, math.log(inductance))
         self.log_capacitance = jnp.full(cells, math.log(capacitance))
         self.position, self.momentum = jnp.zeros(cells), jnp.zeros(cells)
-        self.step, self.samples, self.substeps = float(step), samples, substeps
-        self.window = EverySample() if window is None else window
 
     def kinetic(self, momentum):
         return 0.5 * jnp.sum(momentum**2 * jnp.exp(-self.log_inductance))
@@ -235,6 +253,7 @@ class LearnedPotential(_Driven):
         step: Time step.
         samples: As in `Oscillators`.
         substeps: Kicks for each sample.
+        friction: As in `Oscillators`.
         confinement: The harmonic part, which keeps the particle from escaping.
         window: Which readings become features.
 
@@ -251,6 +270,7 @@ class LearnedPotential(_Driven):
     step: float = eqx.field(static=True)
     samples: int | None = eqx.field(static=True)
     substeps: int = eqx.field(static=True)
+    friction: float = eqx.field(static=True)
     window: Window
 
     def __init__(
@@ -264,19 +284,20 @@ class LearnedPotential(_Driven):
         step: float = 0.05,
         samples: int | None = None,
         substeps: int = 1,
+        friction: float = 0.0,
         confinement: float = 1.0,
         window: Window | None = None,
     ):
-        check_run(min(dimension, features), step, samples, substeps)
+        self.step, self.samples, self.substeps, self.friction, self.window = run_settings(
+            min(dimension, features), step, samples, substeps, friction, window
+        )
         weights, biases, heights = jax.random.split(key, 3)
         self.weight = jax.random.normal(weights, (features, dimension)) / math.sqrt(dimension)
         self.bias = jax.random.normal(biases, (features,))
         self.height = 0.3 * jax.random.normal(heights, (features,))
         self.position = jnp.zeros(dimension) if position is None else jnp.asarray(position)
         self.momentum = jnp.zeros(dimension) if momentum is None else jnp.asarray(momentum)
-        self.confinement, self.step = float(confinement), float(step)
-        self.samples, self.substeps = samples, substeps
-        self.window = EverySample() if window is None else window
+        self.confinement = float(confinement)
 
     def kinetic(self, momentum):
         return 0.5 * jnp.sum(momentum**2)
@@ -307,11 +328,20 @@ def work(position: Inexact[Array, " coordinate"], drive: Inexact[Array, "..."] |
     return jnp.sum(drive * position) if jnp.ndim(drive) == 1 else drive * position[0]
 
 
-def check_run(count: int, step: float, samples: int | None, substeps: int) -> None:
-    """Raise ValueError for a run that cannot be."""
+def run_settings(
+    count: int, step: float, samples: int | None, substeps: int, friction: float, window: Window | None
+) -> tuple[float, int | None, int, float, Window]:
+    """The settings of a run of `count` coordinates, checked; every sample is read by default.
+
+    Raises:
+        ValueError: for a run that cannot be.
+    """
     if count < 1:
         raise ValueError(f"A system needs at least one coordinate; got {count}.")
     if eqx.is_array(step) or not (math.isfinite(step) and step > 0):
         raise ValueError(f"`step` must be a positive plain number; got {step!r}.")
     if substeps < 1 or (samples is not None and samples < 2):
         raise ValueError(f"`samples` must be at least 2 and `substeps` at least 1; got {samples} and {substeps}.")
+    if eqx.is_array(friction) or not (math.isfinite(friction) and friction >= 0):
+        raise ValueError(f"`friction` must be a plain number, zero or positive, and is not trained; got {friction!r}.")
+    return float(step), samples, substeps, float(friction), EverySample() if window is None else window

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, PRNGKeyArray
 
 from eqprop.motion import EverySample, Pooled, Stack, Window
-from eqprop.substrates.trajectory.oscillators import Started, check_run, log_cosh
+from eqprop.substrates.trajectory.oscillators import Started, log_cosh, run_settings
 
 __all__ = ["RecurrentHamiltonian", "recurrent_stack"]
 
@@ -34,6 +34,7 @@ class RecurrentHamiltonian(Started):
         key: Random key.
         step: Time step.
         substeps: Kicks for each sample.
+        friction: Rate at which momenta decay, so that the network forgets; see `Hamiltonian.friction_rate`.
         frequencies: Lowest and highest frequency at the start, spread geometrically. `step` times the highest must
             stay well below 2.
         coupling: Scale of the recurrent weights at the start.
@@ -56,6 +57,7 @@ class RecurrentHamiltonian(Started):
     step: float = eqx.field(static=True)
     samples: int | None = eqx.field(static=True)
     substeps: int = eqx.field(static=True)
+    friction: float = eqx.field(static=True)
     window: Window
 
     def __init__(
@@ -67,21 +69,23 @@ class RecurrentHamiltonian(Started):
         key: PRNGKeyArray,
         step: float = 0.5,
         substeps: int = 1,
+        friction: float = 0.0,
         frequencies: tuple[float, float] = (0.05, 1.0),
         coupling: float = 0.5,
         gain: float = 1.0,
         window: EverySample | Pooled | None = None,
     ):
-        check_run(min(channels, units, labels), step, None, substeps)
+        window = Pooled(1) if window is None else window
+        self.step, self.samples, self.substeps, self.friction, self.window = run_settings(
+            min(channels, units, labels), step, None, substeps, friction, window
+        )
         low, high = frequencies
         if not 0 < low <= high or step * high >= 1.8:
             raise ValueError(
                 "`frequencies` must be positive, lowest first, with step times the highest below 1.8; got "
-                f"{frequencies} "
-                f"and step = {step}. Lower the step."
+                f"{frequencies} and step = {step}. Lower the step."
             )
-        self.window = Pooled(1) if window is None else window
-        rows = 1 if isinstance(self.window, EverySample) else self.window.rows
+        rows = 1 if isinstance(window, EverySample) else window.rows
         keys = jax.random.split(key, 4)
         self.log_frequency = jnp.linspace(math.log(low), math.log(high), units)
         self.weight = coupling * jax.random.normal(keys[0], (units, units)) / math.sqrt(units)
@@ -90,7 +94,6 @@ class RecurrentHamiltonian(Started):
         self.readout_weight = jax.random.normal(keys[3], (rows * units, labels)) / math.sqrt(rows * units)
         self.readout_bias = jnp.zeros(labels)
         self.position, self.momentum = jnp.zeros(units), jnp.zeros(units)
-        self.step, self.samples, self.substeps = float(step), None, substeps
 
     def kinetic(self, momentum):
         return 0.5 * jnp.sum(jnp.exp(self.log_frequency) * momentum**2)
@@ -118,6 +121,7 @@ def recurrent_stack(
     window: Window | None = None,
     step: float = 0.5,
     substeps: int = 1,
+    friction: float = 0.0,
     frequencies: tuple[float, float] = (0.05, 1.0),
     coupling: float = 0.5,
     gain: float = 1.0,
@@ -132,6 +136,7 @@ def recurrent_stack(
         window: Of the last block.
         step: Of all blocks.
         substeps: Of all blocks.
+        friction: Of all blocks.
         frequencies: Of all blocks.
         coupling: Of all blocks.
         gain: Of all blocks.
@@ -150,6 +155,7 @@ def recurrent_stack(
                 key=jax.random.fold_in(key, number),
                 step=step,
                 substeps=substeps,
+                friction=friction,
                 frequencies=frequencies,
                 coupling=coupling,
                 gain=gain,

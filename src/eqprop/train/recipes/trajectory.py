@@ -2,12 +2,14 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from eqprop.cost import CrossEntropy
-from eqprop.gradient.echo import BackpropagationThroughTime, EchoPropagation
+from eqprop.gradient.bptt import BackpropagationThroughTime
+from eqprop.gradient.echo import EchoPropagation
 from eqprop.gradient.stencil import one_sided, symmetric
 from eqprop.motion import Pooled
+from eqprop.settle.run import Run
 from eqprop.substrates.trajectory import RecurrentHamiltonian, recurrent_stack
 from eqprop.train.experiment import classification, load_data
 from eqprop.train.recipes.base import Recipe
@@ -30,6 +32,8 @@ class TrajectoryRecipe(Recipe):
     """Time step."""
     substeps: PositiveInt = 1
     """Leapfrog steps for each sample."""
+    friction: NonNegativeFloat = 0.0
+    """Rate at which the oscillators' momenta decay; an echo needs beta smaller by exp(rate times duration)."""
     lowest: PositiveFloat = 0.05
     """Lowest frequency of the oscillators, at the start."""
     highest: PositiveFloat = 1.0
@@ -54,6 +58,7 @@ class TrajectoryRecipe(Recipe):
             "step": self.step,
             "frequencies": (self.lowest, self.highest),
             "substeps": self.substeps,
+            "friction": self.friction,
             "coupling": self.coupling,
             "gain": self.gain,
         }
@@ -80,6 +85,6 @@ class TrajectoryRecipe(Recipe):
 
     def _estimator(self):
         if self.estimator == "backpropagation":
-            return BackpropagationThroughTime()
+            return BackpropagationThroughTime(Run())
         rule = symmetric if self.estimator == "echo" else one_sided
         return EchoPropagation(rule(self.beta), normalised=True)

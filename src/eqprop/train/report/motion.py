@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from eqprop.gradient.bptt import BackpropagationThroughTime
 from eqprop.gradient.certify import certify
-from eqprop.gradient.echo import BackpropagationThroughTime, EchoPropagation
+from eqprop.gradient.echo import EchoPropagation
 from eqprop.gradient.stencil import Stencil
 from eqprop.motion import Hamiltonian, Stack
 from eqprop.settle.echo import Echo
 from eqprop.settle.retrace import honest_length
+from eqprop.settle.run import Run
 from eqprop.substrates.trajectory.animate import animate
 from eqprop.system import Forced
 from eqprop.train.report.section import Headline, LeftOut, Picture, Section
@@ -40,7 +42,7 @@ def proof_by_time(study: Study) -> Section:
     inputs, targets = study.examples(EXAMPLES)
     certificate = certify(
         experiment.system, experiment.cost, inputs, targets, propagate,
-        truth=BackpropagationThroughTime(), key=jax.random.key(0),
+        truth=BackpropagationThroughTime(Run()), key=jax.random.key(0),
     )  # fmt: skip
     verdict = "CERTIFIED" if certificate.ok else "REFUSED: " + " ".join(certificate.reasons)
     text = (
