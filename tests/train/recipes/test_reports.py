@@ -38,7 +38,7 @@ CHEAP = ("xor-ising", "digits-feedforward-dyadic")
     "name", [pytest.param(name, marks=() if name in CHEAP else pytest.mark.slow) for name in SMALL]
 )
 def test_a_report_proves_the_gradient_and_shows_the_physics(name, tmp_path):
-    run = continue_run(new_run(load_config(name, ("precision=float64", *SMALL[name])), tmp_path)).run
+    run = continue_run(new_run(load_config(name, (*SMALL[name], "precision=float64")), tmp_path)).run
     made, left_out = make_sections(Study(run))
     sections = {section.title: section for section in made}
     assert not [reason for _, reason in left_out if "could not be made" in reason]
