@@ -159,5 +159,5 @@ def energy_of_update(
         nudged: States of the nudged phases: two for a symmetric nudge. [V]
         precision: Every phase is waited for until this is left of its way.
     """
-    phases = (state, *nudged)
-    return sum(energy_of_inference(network, phase, inputs, precision=precision) for phase in phases)
+    energies = [energy_of_inference(network, phase, inputs, precision=precision) for phase in (state, *nudged)]
+    return jnp.sum(jnp.stack(energies))

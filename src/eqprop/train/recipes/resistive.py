@@ -51,7 +51,9 @@ class ResistiveRecipe(Recipe):
 
     def trained_circuit(self, run):
         """The network as a netlist, with the run's conductances."""
-        return run.experiment().system.circuit().compile()
+        network = run.experiment().system
+        assert isinstance(network, DeepResistiveNetwork)
+        return network.circuit().compile()
 
     def report_sections(self, run):
         """Crossbars, node voltages and power, on a few held-out examples."""

@@ -57,6 +57,7 @@ class HyperRidgeRecipe(Recipe):
         from eqprop.train.report.regularisation import regularisation  # late: reports draw
 
         train, validation, test = diabetes(run.config.seed, self.train_examples)
+        assert isinstance(run.system, InnerProblem)
         learned = np.asarray(run.system.hyper["log_strength"], float)
         grid = np.linspace(-5, 5, GRID)
         parts = {"validation": validation, "test": test}

@@ -41,7 +41,8 @@ def other_rest_states(
     system, propagate = experiment.system, experiment.propagate
     assert isinstance(propagate, EquilibriumPropagation)
     estimate = propagate(system, experiment.cost, inputs, targets)
-    kept = np.asarray(held(system, inputs, solver, estimate.free, estimate.nudged, period=period)).all(axis=0)
+    legs = np.asarray(held(system, inputs, solver, estimate.free, estimate.nudged, period=period))
+    kept = np.atleast_1d(legs.all(axis=0))
     rows, alone = [], 0
     for k in range(batch_size(inputs)):
         x, home = (jax.tree.map(lambda leaf, k=k: leaf[k], tree) for tree in (inputs, estimate.free.restart))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from eqprop.equilibrium import Ensemble
 from eqprop.gradient.covariance import BoltzmannCovariance
@@ -119,7 +119,7 @@ def sampled_settling(study: Study) -> Section:
     energies = _traces(every, study)
     pictures = [_picture(np.asarray(energies), solver, "free", "Free phase", "mean energy", labels=None)]
     if isinstance(propagate, EquilibriumPropagation) and propagate.nudged_solver is None:
-        nodes = np.asarray(propagate.stencil.draw(jax.random.key(0)).nodes).real
+        nodes = np.real(np.asarray(propagate.stencil.draw(jax.random.key(0)).nodes))
         costs = np.asarray(_nudged_traces(every, solver, study, jnp.asarray(nodes))).mean(axis=1)
         labels = [f"β = {node:.3g}".replace("-", "−") for node in nodes]
         pictures.append(_picture(costs, solver, "nudged", "Nudged phases", "mean cost", labels=labels))
@@ -136,7 +136,7 @@ def _keys(inputs):
     return jax.random.split(jax.random.key(0), batch_size(inputs))
 
 
-def _traces(every, study) -> Float[np.ndarray, "example update"]:
+def _traces(every, study) -> Float[Array, "example update"]:
     """Mean energy over the chains after each update of the free phase."""
     system = study.experiment.system
     inputs, _ = study.examples(EXAMPLES)
@@ -149,7 +149,7 @@ def _traces(every, study) -> Float[np.ndarray, "example update"]:
     return run(system, inputs)
 
 
-def _nudged_traces(every, solver, study, nodes) -> Float[np.ndarray, "phase example update"]:
+def _nudged_traces(every, solver, study, nodes) -> Float[Array, "phase example update"]:
     """Mean cost over the chains after each update of the nudged phases."""
     experiment = study.experiment
     inputs, targets = study.examples(EXAMPLES)
