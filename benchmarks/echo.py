@@ -107,7 +107,7 @@ def plot(results, path):
     for name, marker in (("symmetric echo", "o"), ("backpropagation", "s")):
         axes.loglog(LENGTHS, [results["memory"][str(n)][name] for n in LENGTHS], marker=marker, label=name)
     axes.set_xlabel("samples in the run")
-    axes.set_ylabel("memory besides inputs and outputs [bytes]")
+    axes.set_ylabel("working memory [bytes]")
     axes.legend()
     figure.savefig(path, metadata={"Date": None})
 

@@ -17,6 +17,7 @@ from eqprop.gradient.stencil import Stencil, one_sided, richardson, symmetric
 from eqprop.motion import EverySample, Hamiltonian, Pooled, Stack
 from eqprop.settle.base import settle
 from eqprop.settle.echo import Echo
+from eqprop.settle.newton import Newton
 from eqprop.settle.retrace import hamiltonian_of, honest_length, retrace, sharpness
 from eqprop.settle.run import Run, run_batch
 from eqprop.settle.stream import replay, run
@@ -199,6 +200,9 @@ def test_the_naive_formula_is_refused():
         system = oscillators(21, 0.1)
         cost, inputs, targets = following(system)
         EquilibriumPropagation(symmetric(1e-3), Run())(system, cost, inputs, targets)
+    # Nor is a run a stationary path that a root finder could settle: nothing in the action holds its end.
+    short = Oscillators(1, key=jax.random.key(0), samples=4)
+    assert settle(short, jnp.zeros(1), Newton(), throw=False).result == RESULT.singular
 
 
 def chaotic(samples):

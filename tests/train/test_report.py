@@ -301,3 +301,27 @@ def test_chromium_opens_it_with_the_network_off(page, tmp_path):
     headline = re.search(r"<b>([\d.]+ %)</b><span>test accuracy</span>", page)[1]
     assert f"<b>{headline}</b><span>test accuracy</span>" in shown
     assert shown.count("<svg") == page.count("<svg")
+
+
+def test_what_a_recipe_makes_itself_is_not_listed_as_left_out(monkeypatch):
+    def refuse(study):
+        raise LeftOut("it does not apply")
+
+    class Recipe:
+        kind = "own"
+
+        def report_sections(self, run):
+            return [Section("Proof")]
+
+    class Stub(Study):
+        experiment = run = None
+        config = type("Config", (), {"recipe": Recipe()})
+
+        def __init__(self):
+            pass
+
+    monkeypatch.setattr(report_page, "_BEFORE", {"Proof": refuse})
+    monkeypatch.setattr(report_page, "_AFTER", {"Other": refuse})
+    made, left_out = make_sections(Stub())
+    assert [section.title for section in made] == ["Proof"]
+    assert left_out == [("Other", "it does not apply.")]

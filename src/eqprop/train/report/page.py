@@ -96,7 +96,9 @@ def make_sections(study: Study) -> tuple[list[Section], list[tuple[str, str]]]:
     attempt(f"Sections of `{study.config.recipe.kind}`", lambda: study.config.recipe.report_sections(study.run))
     for title, section in _AFTER.items():
         attempt(title, lambda section=section: [section(study)])
-    return made, left_out
+    # A recipe may make a section of its own under a title that does not apply as it is.
+    titles = {section.title for section in made}
+    return made, [(title, why) for title, why in left_out if title not in titles]
 
 
 def _summary(study):
