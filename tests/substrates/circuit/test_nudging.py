@@ -64,9 +64,11 @@ def test_symmetric_current_points_where_the_gradient_does(problem):
 def test_input_gradients_are_source_currents(problem):
     network, inputs, targets, _, port = problem
     x, y, beta = inputs[0], targets[0], 0.01 * port
-    layer = ep.Layer(network, ep.EquilibriumPropagation(ep.symmetric(beta), SOLVER))
-    found = jax.grad(lambda x: COST(layer(x), y))(x)
     free = ep.settle(network, x, SOLVER)
+    # A layer nudges by a force of norm one: the same current as the estimator's takes beta times the norm of the error.
+    size = jnp.linalg.norm(network.output(free.state) - y)
+    layer = ep.Layer(network, ep.EquilibriumPropagation(ep.symmetric(beta * size), SOLVER))
+    found = jax.grad(lambda x: COST(layer(x), y))(x)
     # Exactly, by the implicit function theorem.
     hessian = jax.jit(jax.hessian(network.energy))(free.state, x)
     mixed = jax.jit(jax.jacfwd(jax.grad(network.energy), 1))(free.state, x)
