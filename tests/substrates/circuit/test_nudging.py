@@ -64,9 +64,11 @@ def test_symmetric_current_points_where_the_gradient_does(problem):
 def test_input_gradients_are_source_currents(problem):
     network, inputs, targets, _, port = problem
     x, y, beta = inputs[0], targets[0], 0.01 * port
-    layer = ep.Layer(network, ep.EquilibriumPropagation(ep.symmetric(beta), SOLVER))
-    found = jax.grad(lambda x: COST(layer(x), y))(x)
     free = ep.settle(network, x, SOLVER)
+    # A layer nudges by a force of norm one: the same current as the estimator's takes beta times the norm of the error.
+    size = jnp.linalg.norm(network.output(free.state) - y)
+    layer = ep.Layer(network, ep.EquilibriumPropagation(ep.symmetric(beta * size), SOLVER))
+    found = jax.grad(lambda x: COST(layer(x), y))(x)
     # Exactly, by the implicit function theorem.
     hessian = jax.jit(jax.hessian(network.energy))(free.state, x)
     mixed = jax.jit(jax.jacfwd(jax.grad(network.energy), 1))(free.state, x)
@@ -75,7 +77,8 @@ def test_input_gradients_are_source_currents(problem):
     assert float(jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact)) <= 1e-6
     # And as a bench would find it: what the sources of +x and -x deliver in the two nudged phases.
     phases = [ep.settle(ep.Forced(network, COST, y, free, b), x, SOLVER, free=free).state for b in (beta, -beta)]
-    plus, minus = (leaving_currents(network, s, x)[network.nodes("x").index] for s in phases)
+    delivered = eqx.filter_jit(leaving_currents)
+    plus, minus = (delivered(network, s, x)[network.nodes("x").index] for s in phases)
     contrast = (plus - minus) / (2 * beta)
     np.testing.assert_allclose(contrast[:8] - contrast[8:], exact, rtol=1e-5, atol=1e-6 * float(jnp.abs(exact).max()))
 
