@@ -29,7 +29,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from eqprop.cost import SquaredError
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.stencil import symmetric
-from eqprop.settle.eigen import DenseEigen
+from eqprop.settle.eigen import DenseEigen, Eigenstate
 from eqprop.settle.lanczos import Lanczos
 from eqprop.substrates.quantum import PauliHamiltonian, pauli
 from eqprop.train.experiment import Experiment
@@ -98,6 +98,7 @@ class QuantumPhaseRecipe(Recipe):
         @jax.vmap
         def read(x):
             found = solver.solve(system, x, system.initial_state(x), free=None, key=None)
+            assert isinstance(found, Eigenstate)
             return system.output(found.state)[0], found.gap
 
         answers, gaps = (np.asarray(part) for part in read(inputs))
