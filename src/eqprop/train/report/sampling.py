@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from eqprop.equilibrium import Ensemble
 from eqprop.gradient.covariance import BoltzmannCovariance
@@ -136,7 +136,7 @@ def _keys(inputs):
     return jax.random.split(jax.random.key(0), batch_size(inputs))
 
 
-def _traces(every, study) -> Float[np.ndarray, "example update"]:
+def _traces(every, study) -> Float[Array, "example update"]:
     """Mean energy over the chains after each update of the free phase."""
     system = study.experiment.system
     inputs, _ = study.examples(EXAMPLES)
@@ -149,7 +149,7 @@ def _traces(every, study) -> Float[np.ndarray, "example update"]:
     return run(system, inputs)
 
 
-def _nudged_traces(every, solver, study, nodes) -> Float[np.ndarray, "phase example update"]:
+def _nudged_traces(every, solver, study, nodes) -> Float[Array, "phase example update"]:
     """Mean cost over the chains after each update of the nudged phases."""
     experiment, propagate = study.experiment, study.experiment.propagate
     assert isinstance(propagate, EquilibriumPropagation)
