@@ -133,7 +133,7 @@ def check_ensemble(
     states = state_scores(system, inputs, free, truth.free)
     gradients, noise, off = gradient_scores(estimate, expected)
     sampled = [p.groups for p in (free, truth.free) if isinstance(p, Ensemble) and p.weights is None]
-    accepted = limit(min(sampled, default=np.inf), states.size + gradients.size)
+    accepted = limit(float(min(sampled, default=np.inf)), states.size + gradients.size)
     excess = max(off**2 - noise**2, 0.0) ** 0.5
     bias = excess if certificate is None else certificate.relative_error
     step_bias = None if free.step_bias is None else float(jnp.max(jnp.abs(free.step_bias)))

@@ -12,7 +12,8 @@ from eqprop.train.run import continue_run, new_run
 
 DIGITS = ("data.train_examples=40", "data.test_examples=20", "epochs=1")
 SMALL = {
-    "xor-ising": ("epochs=2",),
+    # At the preset's beta, a margin, an untrained model follows its surrogate, and not the gradient.
+    "xor-ising": ("epochs=2", "recipe.beta=0.3", 'recipe.stencil="symmetric"'),
     "digits-feedforward-dyadic": (*DIGITS, "recipe.hidden=[6]"),
     "digits-boltzmann": (*DIGITS, "recipe.hidden=[6]"),
     "digits-oscillators": (*DIGITS, "recipe.hidden=[6]"),

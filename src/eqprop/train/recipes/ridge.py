@@ -57,8 +57,9 @@ class HyperRidgeRecipe(Recipe):
         from eqprop.train.report.regularisation import regularisation  # late: reports draw
 
         train, validation, test = diabetes(run.config.seed, self.train_examples)
-        assert isinstance(run.system, InnerProblem)
-        learned = np.asarray(run.system.hyper["log_strength"], float)
+        system = run.system
+        assert isinstance(system, InnerProblem)
+        learned = np.asarray(system.hyper["log_strength"], float)
         grid = np.linspace(-5, 5, GRID)
         parts = {"validation": validation, "test": test}
         reached = {name: error_of(learned, train, part) for name, part in parts.items()}

@@ -151,7 +151,8 @@ def _traces(every, study) -> Float[Array, "example update"]:
 
 def _nudged_traces(every, solver, study, nodes) -> Float[Array, "phase example update"]:
     """Mean cost over the chains after each update of the nudged phases."""
-    experiment = study.experiment
+    experiment, propagate = study.experiment, study.experiment.propagate
+    assert isinstance(propagate, EquilibriumPropagation)
     inputs, targets = study.examples(EXAMPLES)
 
     @eqx.filter_jit
@@ -159,7 +160,7 @@ def _nudged_traces(every, solver, study, nodes) -> Float[Array, "phase example u
         free = free_phase(system, solver, inputs, None, _keys(inputs))
 
         def one(beta, x, y, begin, key):
-            nudged = experiment.propagate.nudge(system, experiment.cost, y, begin, beta)
+            nudged = propagate.nudge(system, experiment.cost, y, begin, beta)
             phase = every.solve(nudged, x, begin.restart, free=begin, key=key)
             return _by_update(phase, every.chains, lambda s: experiment.cost(system.output(s), y))
 

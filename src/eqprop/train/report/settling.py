@@ -91,6 +91,7 @@ def _only_text(solver):
 
 def _only_phase(experiment, solver, inputs, targets):
     system, propagate = experiment.system, experiment.propagate
+    assert isinstance(propagate, OnePhase)
 
     def begin(x, y):
         start = system.initial_state(x)
