@@ -47,6 +47,9 @@ def _curves(rows, name, title, scale, curves):
         highest = max(scale * row[measure] for row in rows for measure in curves if measure in row)
         # Nothing at all is drawn as nothing, not as a magnified zero.
         axes.set_ylim(0, None if highest > 0 else 1)
+        if len(rows) == 1:
+            # Else the axis would be cut into hundredths of an epoch.
+            axes.set_xlim(rows[0]["epoch"] - 1, rows[0]["epoch"] + 1)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
 

@@ -58,7 +58,7 @@ def updates(study: Study) -> Section:
         f"Both are shown for {STEPS} synchronous steps at the trained weights, mean of {EXAMPLES} held-out examples, "
         f"in {jnp.result_type(float).name}; {seconds:.1f} s. {settled} of {EXAMPLES} free phases settled.\n\n"
         "Relative RMS: root mean square over time of the difference, over that of the larger of the two curves, mean "
-        "over parameters."
+        "over the parameters that move."
     )
     rows = tuple(
         (
