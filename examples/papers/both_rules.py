@@ -11,7 +11,7 @@ differentiates all of them.
 
 Source:
     M. Ernoult et al., Updates of equilibrium prop match gradients of backprop through time in an RNN with static input,
-    2019: 2.00 %, 1.95 % and 2.01 % by equilibrium propagation, 2.00 %, 2.09 % and 2.30 % through time.
+    2019: about 2 % for one, two and three hidden layers, by either rule.
 """
 
 import argparse

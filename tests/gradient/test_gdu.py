@@ -239,6 +239,7 @@ def test_a_plot_has_a_panel_for_each_parameter_and_each_layer(getkey):
     both = compare_updates(perceptron(), ep.SquaredError(), x, y, stencil=ep.symmetric(0.1))
     figure = plot_updates(both, entries=2)
     assert len(figure.axes) == 3 + 3 + 3
+    assert [axes.get_title() for axes in figure.axes[2:4]] == ["weights[2]", "biases[0]"]
     lines = figure.axes[0].lines
     assert len(lines) == 4
     np.testing.assert_allclose(lines[0].get_ydata(), lines[1].get_ydata(), atol=0.05)

@@ -269,7 +269,7 @@ def plot_updates(comparison: UpdateComparison, *, entries: int = 4) -> "Figure":
 def _named(prefix, updates, gradients):
     leaves = jax.tree_util.tree_leaves_with_path(updates)
     for (path, update), gradient in zip(leaves, jax.tree.leaves(gradients), strict=True):
-        yield prefix + jax.tree_util.keystr(path), update, gradient
+        yield (prefix + jax.tree_util.keystr(path)).lstrip("."), update, gradient
 
 
 def _relative_error(updates, gradients):
