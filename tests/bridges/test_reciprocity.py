@@ -16,6 +16,7 @@ class Buffered:
 
     def __init__(self, bench):
         self.bench, self.capabilities = bench, bench.capabilities
+        self.set_parameters, self.close = bench.set_parameters, bench.close
 
     def apply(self, inputs, nudge):
         reading = self.bench.apply(inputs, nudge)

@@ -39,7 +39,10 @@ def test_overrides_set_nested_keys_and_types():
         ("recipe.estimator.solver.rtoll=1", "unknown key `recipe.estimator.solver.rtoll`. Did you mean `rtol`?"),
         ("epoch=3", "unknown key `epoch`. Did you mean `epochs`?"),
         ("epochs=0", "`epochs` = 0: input should be greater than 0"),
-        ("recipe.output=softmx", "`recipe.output` = 'softmx': input should be 'linear', 'softmax' or 'hard_sigmoid'"),
+        (
+            "recipe.output=softmx",
+            "`recipe.output` = 'softmx': input should be 'linear', 'softmax', 'hard_sigmoid', 'logistic' or 'tanh'",
+        ),
         ("recipe.estimator.solver.kind=nwton", "`recipe.estimator.solver.kind` must be one of"),
         ("epochs", "must read KEY=VALUE"),
         ("epochs.deep=3", "`epochs` is a value, it has no keys of its own"),

@@ -183,7 +183,7 @@ def _any_key(key):
 def _flat(tree):
     # In NumPy: each operation of JAX's outside a compiled function is a program of its own.
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in leaves])
+    return np.concatenate([np.zeros(0, np.float32), *(np.ravel(np.asarray(leaf)) for leaf in leaves)])
 
 
 def _pair(a, b):
@@ -288,11 +288,11 @@ def _adjustable(propagate, *, tight=False):
             return eqx.tree_at(lambda s: s.max_steps, solver, jnp.asarray(steps * solver.max_steps))
         return eqx.tree_at(lambda s: s.max_steps, solver, steps * solver.max_steps)
 
-    if isinstance(propagate, OnePhase):
-        return OnePhase(propagate.beta, adjusted(propagate.solver), propagate.nudge)
-    return EquilibriumPropagation(
-        propagate.stencil, adjusted(propagate.solver), propagate.nudge, adjusted(propagate.nudged_solver)
-    )
+    def solvers(estimator):
+        return [estimator.solver, *([estimator.nudged_solver] if hasattr(estimator, "nudged_solver") else [])]
+
+    # In place, so that a subclass keeps its ways.
+    return eqx.tree_at(solvers, propagate, [adjusted(s) for s in solvers(propagate)], is_leaf=lambda node: node is None)
 
 
 def _floor(reference, beta):

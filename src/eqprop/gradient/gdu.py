@@ -286,7 +286,7 @@ def _relative_rms(updates, gradients):
         seen = size > NEGLIGIBLE * jnp.max(size)
         total = total + jnp.sum(jnp.where(seen, distance / jnp.where(seen, size, 1), 0))
         count = count + jnp.sum(seen)
-    return total / jnp.maximum(count, 1)
+    return total / jnp.maximum(count, 1).astype(total.dtype)
 
 
 def _sign_agreement(updates, gradients):

@@ -51,29 +51,33 @@ class Newton(IterativeSolver):
         def slope(s):
             return jax.grad(lambda u: system.energy(unravel(u), inputs), holomorphic=is_complex)(s)
 
-        resting = residual(flat)
+        value = residual(flat)
         hessian = jax.jacfwd(slope, holomorphic=is_complex)(flat)
         held = _held(system, inputs, state)
-        value = resting
         if held is not None:
             hessian = jnp.where(held[:, None] | held[None, :], jnp.eye(flat.size, dtype=flat.dtype), hessian)
-            value = jnp.where(held, resting, slope(flat))
+            value = jnp.where(held, value, slope(flat))
         operator = lx.MatrixLinearOperator(hessian)
         direction = lx.linear_solve(operator, -value, self.linear_solver, throw=False).value
-        before = jnp.linalg.norm(resting)
+
+        def move(scale):
+            stepped = jax.flatten_util.ravel_pytree(project(system, unravel(flat + scale * direction)))[0]
+            return stepped, jnp.linalg.norm(residual(stepped))
+
+        before = jnp.linalg.norm(residual(flat))
 
         def worse(trial):
-            _scale, _, after, trials = trial
+            _scale, _, after, halvings = trial
             # A step at the rounding floor need not decrease anything further.
-            return ~(after < before) & (trials <= self.max_halvings) & (before > 0)
+            return ~(after < before) & (halvings < self.max_halvings) & (before > 0)
 
-        def shorten(trial):
-            scale, _, _, trials = trial
-            stepped = jax.flatten_util.ravel_pytree(project(system, unravel(flat + scale * direction)))[0]
-            return 0.5 * scale, stepped, jnp.linalg.norm(residual(stepped)), trials + 1
+        def halve(trial):
+            scale, _, _, halvings = trial
+            return (0.5 * scale, *move(0.5 * scale), halvings + 1)
 
-        untried = (jnp.ones((), before.dtype), flat, jnp.full((), jnp.inf, before.dtype), 0)
-        _scale, stepped, after, _ = jax.lax.while_loop(worse, shorten, untried)
+        whole = jnp.ones((), before.dtype)
+        first, first_norm = move(whole)
+        _scale, stepped, after, _ = jax.lax.while_loop(worse, halve, (whole, first, first_norm, 0))
         kept = jnp.where(after < before, stepped, flat)
         kept = jnp.where(jnp.all(jnp.isfinite(direction)), kept, jnp.full_like(flat, jnp.nan))
         return unravel(kept), rms(direction), carry

@@ -76,7 +76,9 @@ def test_input_gradients_are_source_currents(problem):
     exact = -jnp.dot(adjoint, mixed)
     assert float(jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact)) <= 1e-6
     # And as a bench would find it: what the sources of +x and -x deliver in the two nudged phases.
-    phases = [ep.settle(ep.Forced(network, COST, y, free, b), x, SOLVER, free=free).state for b in (beta, -beta)]
+    phases = [
+        ep.settle(ep.Forced(network, COST, y, free, jnp.asarray(b)), x, SOLVER, free=free).state for b in (beta, -beta)
+    ]
     delivered = eqx.filter_jit(leaving_currents)
     plus, minus = (delivered(network, s, x)[network.nodes("x").index] for s in phases)
     contrast = (plus - minus) / (2 * beta)

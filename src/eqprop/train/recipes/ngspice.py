@@ -58,6 +58,7 @@ class NgspiceRecipe(Recipe):
         """The experiment; with `simulator = "library"` its first step takes ngspice in this process."""
         train, test = self._examples(config)
         network = self.network(train[0].shape[1], train[1].shape[1], key)
+        bench = self._bench(network)
         if self.read_noise > 0:
             first = (part[0] for part in train)
             scale = thermal_voltage()
@@ -69,7 +70,7 @@ class NgspiceRecipe(Recipe):
         return Experiment(
             system=system,
             cost=SquaredError(),
-            propagate=EquilibriumPropagation(stencil, BenchSolver(self._bench(network))),
+            propagate=EquilibriumPropagation(stencil, BenchSolver(bench)),
             optimiser=config.optimiser.build(system, max(len(train[0]) // config.batch_size, 1), config.epochs),
             train=train,
             test=test,
