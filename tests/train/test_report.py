@@ -314,11 +314,10 @@ def test_what_a_recipe_makes_itself_is_not_listed_as_left_out(monkeypatch):
             return [Section("Proof")]
 
     class Stub(Study):
-        experiment = run = None
         config = type("Config", (), {"recipe": Recipe()})
 
         def __init__(self):
-            pass
+            self.__dict__.update(experiment=None, run=None)
 
     monkeypatch.setattr(report_page, "_BEFORE", {"Proof": refuse})
     monkeypatch.setattr(report_page, "_AFTER", {"Other": refuse})

@@ -279,14 +279,15 @@ def _relative_error(updates, gradients):
 
 
 def _relative_rms(updates, gradients):
-    total = count = 0
+    distances, counts = [], []
     for u, g in _pairs(updates, gradients):
         distance = jnp.sqrt(jnp.mean((u - g) ** 2, 0))
         size = jnp.maximum(jnp.sqrt(jnp.mean(u**2, 0)), jnp.sqrt(jnp.mean(g**2, 0)))
         seen = size > NEGLIGIBLE * jnp.max(size)
-        total = total + jnp.sum(jnp.where(seen, distance / jnp.where(seen, size, 1), 0))
-        count = count + jnp.sum(seen)
-    return total / jnp.maximum(count, 1).astype(total.dtype)
+        distances.append(jnp.sum(jnp.where(seen, distance / jnp.where(seen, size, 1), 0)))
+        counts.append(jnp.sum(seen))
+    total = jnp.sum(jnp.stack(distances))
+    return total / jnp.maximum(jnp.sum(jnp.stack(counts)), 1).astype(total.dtype)
 
 
 def _sign_agreement(updates, gradients):
