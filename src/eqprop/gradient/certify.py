@@ -289,7 +289,8 @@ def _adjustable(propagate, *, tight=False):
         return eqx.tree_at(lambda s: s.max_steps, solver, steps * solver.max_steps)
 
     def solvers(estimator):
-        return [estimator.solver, *([estimator.nudged_solver] if hasattr(estimator, "nudged_solver") else [])]
+        both = isinstance(estimator, EquilibriumPropagation)
+        return [estimator.solver, estimator.nudged_solver] if both else [estimator.solver]
 
     # In place, so that a subclass keeps its ways.
     return eqx.tree_at(solvers, propagate, [adjusted(s) for s in solvers(propagate)], is_leaf=lambda node: node is None)
