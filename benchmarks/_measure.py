@@ -1,15 +1,35 @@
-"""What benchmarks share: times, the machine's limit, angles between gradients, memory."""
+"""What benchmarks share: options, times, the machine's limit, angles between gradients, memory, a file of figures."""
 
+import argparse
+import json
 import os
 import platform
 import statistics
 import time
+from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+
+
+def options(description):
+    """A parser of the command line, with the folder that figures are written to."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results"), help="folder for JSON and pictures (%(default)s)"
+    )
+    return parser
+
+
+def save(result, out, name):
+    """Write figures, and what they were measured on, to `name.json` in the folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / f"{name}.json"
+    file.write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {file}")
 
 
 def machine():

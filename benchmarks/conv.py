@@ -1,6 +1,6 @@
 """Convolutional steps measured: equilibrium propagation, backpropagation, backpropagation through time, PyTorch.
 
-Run `python benchmarks/conv.py`: prints a table, and writes `conv.json` and `conv.png` to `benchmarks/results/conv`.
+Run `python benchmarks/conv.py`: prints a table, and writes `conv.json` and `conv.png` to `benchmarks/results`.
 The network is 5x5-32, pool, 5x5-64, pool, softmax readout on 28 x 28 pictures, the estimator that of `mnist-conv`.
 Every time is the best of a few runs in one process; compare ratios, not times of different runs. The PyTorch baseline
 is the same network in eager style at the same nudging strength, with the literature's counts of synchronous iterations
@@ -9,16 +9,13 @@ Then the cost of a step over batch size, width and depth (the cosine there is wi
 its memory over the number of steps.
 """
 
-import argparse
-import json
 import time
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _measure import cosine, machine, product_rate, seconds
+from _measure import cosine, options, product_rate, save, seconds
 from _measure import memory as memory_of
 
 import eqprop as ep
@@ -250,7 +247,6 @@ def measure(batch, steps, repeats, with_torch):
         }
     rate = sweep_work(batch) / sweep / 1e9
     return {
-        "machine": machine(),
         "batch": batch,
         "matrix_product_gflops": limit,
         "sweep": {"seconds": sweep, "gflops": rate, "of_limit": rate / limit},
@@ -279,19 +275,15 @@ def plot(result, path):
 
 def main():
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results/conv"), help="folder for conv.json and conv.png"
-    )
+    parser = options(__doc__)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60, help="steps of BPTT")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-torch", action="store_true", help="leave the PyTorch baseline out")
-    options = parser.parse_args()
-    result = measure(options.batch, options.steps, options.repeats, not options.no_torch)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "conv.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    plot(result, options.out / "conv.png")
+    arguments = parser.parse_args()
+    result = measure(arguments.batch, arguments.steps, arguments.repeats, not arguments.no_torch)
+    save(result, arguments.out, "conv")
+    plot(result, arguments.out / "conv.png")
     sweep = result["sweep"]
     print(f"matrix product {result['matrix_product_gflops']:.0f} GFLOP/s")
     print(f"a sweep {1e3 * sweep['seconds']:.1f} ms, {sweep['gflops']:.0f} GFLOP/s, {100 * sweep['of_limit']:.0f} %")

@@ -8,15 +8,14 @@ equations: four sweeps of exact layer updates a phase, as published for one hidd
 and currents in a call of their own, nudged phases by conductances, and the gradient of a crossbar as the mean over an
 array (batch, row, column) of squared voltages. float32, on one processor, taking turns; medians; compilation apart.
 Before anything is timed, one step of each from the same conductances must make the same change: in float64, both
-settled to rounding and nudged by conductances. Prints one JSON object; needs PyTorch.
+settled to rounding and nudged by conductances. Prints the ratio, and writes `drn.json` to `benchmarks/results`; needs
+PyTorch.
 
 Source:
     B. Scellier, A fast algorithm to simulate nonlinear resistive networks, 2024.
 """
 
-import argparse
 import itertools
-import json
 import statistics
 import time
 
@@ -24,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from _measure import options, save
 
 import eqprop as ep
 from eqprop.substrates.circuit.drn import DeepResistiveNetwork
@@ -126,8 +126,8 @@ def difference(hidden: int) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure, print, write."""
+    parser = options(__doc__)
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--steps", type=int, default=100, help="of ours in a repetition")
@@ -154,7 +154,8 @@ def main() -> None:
     own, other = statistics.median(mine), statistics.median(theirs)
     shape = f"784-{arguments.hidden}-10"
     result = {"shape": shape, "batch": BATCH, "eqprop_ms": 1e3 * own, "eager_ms": 1e3 * other, "ratio": other / own}
-    print(json.dumps(result | {"difference_of_one_step": apart, "jax": jax.__version__, "torch": torch.__version__}))
+    print(f"{shape}, batch {BATCH}: a step {1e3 * own:.2f} ms, eager {1e3 * other:.2f} ms: {other / own:.1f} times")
+    save(result | {"difference_of_one_step": apart, "torch": torch.__version__}, arguments.out, "drn")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
 """What an echo costs: time against a forward run and against backpropagation through time, memory against length.
 
-    python benchmarks/echo.py [--plot echo.svg]
+    python benchmarks/echo.py
 
-Prints JSON. Times are processor seconds of repeats taken in turns (for one thread: `taskset -c 0`), ratios the medians
-of those within a round; memory is the compiled program's own temporary memory, inputs and outputs excluded. The
-smallest and the largest size are those of the presets for UCR series and for MNIST row by row.
+Prints a table, and writes `echo.json` and `echo.svg` to `benchmarks/results`. Times are processor seconds of repeats
+taken in turns (for one thread: `taskset -c 0`), ratios the medians of those within a round; memory is the compiled
+program's own temporary memory, inputs and outputs excluded. The smallest and the largest size are those of the presets
+for UCR series and for MNIST row by row.
 """
 
-import argparse
-import json
-import os
-import platform
 import time
 
 import equinox as eqx
 import jax
 import numpy as np
+from _measure import options, save
 
 from eqprop.cost import CrossEntropy
 from eqprop.gradient.bptt import BackpropagationThroughTime
@@ -113,21 +111,21 @@ def plot(results, path):
 
 
 def main():
-    """Measure, print, plot."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--plot", help="where to draw memory against length")
-    options = parser.parse_args()
+    """Measure, print, plot, write."""
+    arguments = options(__doc__).parse_args()
     taken = {f"{batch} examples, {units} oscillators": times(batch, units) for batch, units in SIZES}
     results = {
-        "machine": {"processors": os.cpu_count(), "system": platform.machine(), "jax": jax.__version__},
         "seconds": {size: {name: float(np.median(s)) for name, s in each.items()} for size, each in taken.items()},
         "forward runs": {size: over(each, "forward") for size, each in taken.items()},
         "backpropagations": {size: over(each, "backpropagation") for size, each in taken.items()},
         "memory": {str(samples): memory(samples) for samples in LENGTHS},
     }
-    print(json.dumps(results, indent=1))
-    if options.plot:
-        plot(results, options.plot)
+    for size, row in results["forward runs"].items():
+        print(f"{size:28s}", ", ".join(f"{name} {value:.2f}" for name, value in row.items()), "forward runs")
+    for samples, row in results["memory"].items():
+        print(f"{samples:>6s} samples", ", ".join(f"{name} {value / 1e3:.1f}" for name, value in row.items()), "kB")
+    save(results, arguments.out, "echo")
+    plot(results, arguments.out / "echo.svg")
 
 
 if __name__ == "__main__":

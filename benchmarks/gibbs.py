@@ -1,19 +1,18 @@
 """Sweeps per second of block Gibbs sampling on a sparse graph beside thrml, and of Langevin beside a Python loop.
 
 Both samplers get the same 1,000-spin graph (random, three edges a spin), temperature, and number of chains, and take
-turns in one process; compilation is not counted. Prints one JSON object.
+turns in one process; compilation is not counted. Prints a table, and writes `gibbs.json` to `benchmarks/results`.
 
     python benchmarks/gibbs.py [--chains 1 16 64] [--sweeps 2000] [--repeats 5]
 """
 
-import argparse
-import json
 import statistics
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _measure import options, save
 
 import eqprop as ep
 
@@ -143,18 +142,26 @@ def langevin(steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run all and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure, print, write."""
+    parser = options(__doc__)
     parser.add_argument("--chains", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--sweeps", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    found = {
-        "gibbs": [gibbs(c, options.sweeps, options.repeats) for c in options.chains],
-        "langevin": langevin(20_000),
-        "jax": jax.__version__,
-    }
-    print(json.dumps(found, indent=1))
+    arguments = parser.parse_args()
+    rows = []
+    for chains in arguments.chains:
+        row = gibbs(chains, arguments.sweeps, arguments.repeats)
+        print(
+            f"{chains:3d} chains {row['eqprop_sweeps_per_second']:9.0f} sweeps/s, thrml"
+            f" {row['thrml_sweeps_per_second']:9.0f}: {row['ratio']:.2f} times"
+        )
+        rows.append(row)
+    walk = langevin(20_000)
+    print(
+        f"Langevin {walk['steps_per_second']:9.0f} steps/s, Python loop"
+        f" {walk['python_loop_steps_per_second']:9.0f}: {walk['ratio']:.0f} times"
+    )
+    save({"gibbs": rows, "langevin": walk}, arguments.out, "gibbs")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
 """Ways to compute a convolution and its transpose inside a loop, measured: layout, patches, precision.
 
-Run `python benchmarks/layouts.py`: prints a table, and writes `layouts.json` to `benchmarks/results/layouts`. Each loop
+Run `python benchmarks/layouts.py`: prints a table, and writes `layouts.json` to `benchmarks/results`. Each loop
 carries a map of 12 x 12 x 32 up through a 5x5 convolution to 64 features, and down again by the transpose, as every
 sweep of a convolutional Hopfield network does; rates are of useful operations. On this table rests what `convolve` does
 on a processor; run it on another backend before trusting the choice there.
 """
 
-import argparse
 import functools
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from _measure import machine, product_rate, seconds
+from _measure import options, product_rate, save, seconds
 
 from eqprop.substrates.convolution import convolve
 
@@ -81,22 +78,20 @@ def rates(way, order, batch, dtype, repeats):
 
 def main():
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/layouts"), help="folder for layouts.json")
+    parser = options(__doc__)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+    arguments = parser.parse_args()
     rows = {}
     for dtype in (jnp.float32, jnp.bfloat16):
-        limit = product_rate(options.repeats, dtype)
+        limit = product_rate(arguments.repeats, dtype)
         rows[dtype.__name__] = found = {"matrix product": {"forward": limit, "both": limit}}
         for name, (way, order) in WAYS.items():
-            found[name] = rates(way, order, options.batch, dtype, options.repeats)
+            found[name] = rates(way, order, arguments.batch, dtype, arguments.repeats)
         for name, row in found.items():
             print(f"{dtype.__name__:9s} {name:24s} forward {row['forward']:7.1f}, both {row['both']:7.1f} GFLOP/s")
-    options.out.mkdir(parents=True, exist_ok=True)
-    result = {"machine": machine(), "batch": options.batch, "gflops": rows}
-    (options.out / "layouts.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = {"batch": arguments.batch, "gflops": rows}
+    save(result, arguments.out, "layouts")
 
 
 if __name__ == "__main__":

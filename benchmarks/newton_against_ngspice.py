@@ -8,17 +8,18 @@ voltages; ngspice's sources are set, `op` runs, node voltages are read from memo
 `op` alone stands beside it. Ours is a batch (128 of the small circuit, 64 of the others), by the example. The circuits
 are layered: mirrored inputs, a hidden layer of diodes, outputs.
 
-`--mesh` adds circuits without layers: about six resistors a node to nodes anywhere, diodes between any nodes.
-`--deep` adds the deep resistive network 784-100-10, which ngspice needs minutes for: exact block descent with ideal
-diodes against sharp junctions in ngspice. That ratio is of an idealisation and a structure, not of two solvers.
+`--mesh` adds circuits without layers: about six resistors a node to nodes anywhere, diodes between any nodes. `--deep`
+adds the deep resistive network 784-100-10, which ngspice needs minutes for: exact block descent with ideal diodes
+against sharp junctions in ngspice. That ratio is of an idealisation and a structure, not of two solvers. Prints a
+table, and writes `newton_against_ngspice.json` to `benchmarks/results`.
 """
 
-import argparse
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _measure import options, save
 
 from eqprop.bridges.ngspice import NgspiceBench
 from eqprop.settle.base import settle
@@ -106,8 +107,8 @@ def deep() -> dict[str, float]:
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure, print, write."""
+    parser = options(__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="spent on each figure")
     parser.add_argument("--mesh", action="store_true", help="also circuits without layers")
     parser.add_argument("--deep", action="store_true", help="also a deep resistive network: takes minutes")
@@ -117,18 +118,20 @@ def main() -> None:
     circuits = [(str(free), layered(*shape), BATCHES[free]) for free, shape in SHAPES.items()]
     if arguments.mesh:
         circuits += [(f"mesh {free}", mesh(free), BATCHES[free]) for free in SHAPES]
+    rows = {}
     for name, network, batch in circuits:
-        r = compare(network, batch, arguments.seconds)
+        r = rows[name] = compare(network, batch, arguments.seconds)
         print(
             f"{name:>10} {1e3 * r['ours']:15.4f} {1e3 * r['whole']:18.3f} {r['whole'] / r['ours']:7.0f}"
             f" {1e3 * r['ngspice']:15.3f} {r['difference']:12.1e}"
         )
     if arguments.deep:
-        r = deep()
+        r = rows["784-100-10"] = deep()
         print(
             f"784-100-10 {1e3 * r['ours']:15.4f} {1e3 * r['whole']:18.0f} {r['whole'] / r['ours']:7.0f}"
             f" {'':15} {r['difference']:12.1e}"
         )
+    save({"seconds": rows}, arguments.out, "newton_against_ngspice")
 
 
 if __name__ == "__main__":

@@ -2,20 +2,18 @@
 
     python benchmarks/path.py
 
-Prints JSON: processor seconds of one factorisation and solve, medians of repeats taken in turns, compilation apart, for
-a path of N steps in d = 3 coordinates between fixed ends; and the largest difference of the two solutions.
+Prints a table, and writes `path.json` to `benchmarks/results`: processor seconds of one factorisation and solve,
+medians of repeats taken in turns, compilation apart, for a path of N steps in d = 3 coordinates between fixed ends; and
+the largest difference of the two solutions.
 """
 
-import argparse
-import json
-import os
-import platform
 import time
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _measure import options, save
 from jaxtyping import Array, Float
 
 from eqprop.settle.base import settle
@@ -62,10 +60,16 @@ def measure(steps, repeats=15):
 
 
 def main():
-    """Measure and print."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
-    machine = {"processors": os.cpu_count(), "system": platform.machine(), "jax": jax.__version__}
-    print(json.dumps({"machine": machine, "steps": {str(steps): measure(steps) for steps in STEPS}}, indent=1))
+    """Measure, print, write."""
+    arguments = options(__doc__).parse_args()
+    rows = {}
+    for steps in STEPS:
+        row = rows[str(steps)] = measure(steps)
+        print(
+            f"N = {steps:4d}: block {1e3 * row['block']:.2f} ms, dense {1e3 * row['dense']:.2f} ms,"
+            f" {row['times faster']:.1f} times faster, difference {row['largest difference']:.1e}"
+        )
+    save({"steps": rows}, arguments.out, "path")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,16 @@
 """Gradient error against settling cost, for every solver of a deterministic system.
 
 Run `python benchmarks/settling_cost.py`: prints a table, and writes `settling_cost.json` and `settling_cost.png` to
-`benchmarks/results/settling_cost`. One network of hard sigmoids is settled with tolerances from 0.1 to 1e-9, in
-float64; the error of the symmetric estimator at the free state so found is held against implicit differentiation at the
-free state of Newton's method. The adaptive flow is left out: it does not stop at walls. Compare the curves of one run,
-not times of different runs.
+`benchmarks/results`. One network of hard sigmoids is settled with tolerances from 0.1 to 1e-9, in float64; the error of
+the symmetric estimator at the free state so found is held against implicit differentiation at the free state of
+Newton's method. The adaptive flow is left out: it does not stop at walls. Compare the curves of one run, not times of
+different runs.
 """
-
-import argparse
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _measure import flat, machine, seconds
+from _measure import flat, options, save, seconds
 
 import eqprop as ep
 
@@ -68,7 +64,7 @@ def measure(batch, tolerances, repeats):
                 }
             )
         curves[name] = points
-    return {"machine": machine(), "batch": batch, "beta": BETA, "solvers": curves}
+    return {"batch": batch, "beta": BETA, "solvers": curves}
 
 
 def plot(result, path):
@@ -92,18 +88,14 @@ def plot(result, path):
 
 def main():
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results/settling_cost"), help="folder for JSON and PNG"
-    )
+    parser = options(__doc__)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+    arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    result = measure(options.batch, [10.0**-k for k in range(1, 10)], options.repeats)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "settling_cost.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    plot(result, options.out / "settling_cost.png")
+    result = measure(arguments.batch, [10.0**-k for k in range(1, 10)], arguments.repeats)
+    save(result, arguments.out, "settling_cost")
+    plot(result, arguments.out / "settling_cost.png")
     for name, points in result["solvers"].items():
         print(name)
         for p in points:

@@ -9,6 +9,15 @@ if _worker.startswith("gw") and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {_cores[int(_worker[2:]) % len(_cores)]})
 os.environ.setdefault("MPLBACKEND", "Agg")
+# A test runs a program for milliseconds and compiles it for seconds: compile quickly rather than well.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        os.environ.get("XLA_FLAGS", ""),
+    ]
+)
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

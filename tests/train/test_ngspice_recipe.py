@@ -8,7 +8,9 @@ import pytest
 from eqprop.substrates.circuit.errors import WeakNudge
 from eqprop.train.config import load_config
 from eqprop.train.data import load, stratified_split
+from eqprop.train.evaluate import outputs_of
 from eqprop.train.fit import fit
+from eqprop.train.run import continue_run, new_run
 
 
 def _train(preset, **changes):
@@ -86,6 +88,14 @@ def test_any_data_set_is_brought_to_the_circuit(tmp_path):
     np.testing.assert_allclose(inputs.mean(0), 0, atol=1e-7)
     np.testing.assert_allclose(inputs.std(0), [1, 1, 0], atol=1e-7)
     np.testing.assert_array_equal(targets[:2], [[0.3, 0.0], [0.0, 0.3]])
+
+
+def test_predictions_take_flowers_as_they_are_measured(tmp_path):
+    config = load_config("iris-ngspice", ["epochs=1", "recipe.simulator=own"])
+    run = continue_run(new_run(config, tmp_path)).run
+    experiment = run.experiment()
+    prepared, _ = outputs_of(experiment.system, experiment.solver, experiment.test[0])
+    np.testing.assert_allclose(run.predict(load("iris").test_inputs), prepared, atol=1e-12)
 
 
 def test_a_nudge_that_drowns_in_read_noise_is_said_before_training():

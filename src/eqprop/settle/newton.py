@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import lineax as lx
 
 from eqprop.equilibrium import RESULT
-from eqprop.settle.base import IterativeSolver, projected_gradient, rms
+from eqprop.settle.base import IterativeSolver, rms
 from eqprop.system import project
 
 __all__ = ["Newton"]
@@ -45,15 +45,21 @@ class Newton(IterativeSolver):
         flat, unravel = jax.flatten_util.ravel_pytree(state)
         is_complex = jnp.iscomplexobj(flat)
 
-        def residual(s):
-            return jax.flatten_util.ravel_pytree(projected_gradient(system, unravel(s), inputs))[0]
-
+        @jax.jit  # so that it is traced once for all the places where it is called
         def slope(s):
             return jax.grad(lambda u: system.energy(unravel(u), inputs), holomorphic=is_complex)(s)
 
+        def inside(s):
+            return jax.flatten_util.ravel_pytree(project(system, unravel(s)))[0]
+
+        def residual(s):
+            """The projected gradient."""
+            return slope(s) if system.bounds() is None else s - inside(s - slope(s))
+
         value = residual(flat)
+        before = jnp.linalg.norm(value)
         hessian = jax.jacfwd(slope, holomorphic=is_complex)(flat)
-        held = _held(system, inputs, state)
+        held = _held(system, unravel, flat, slope(flat))
         if held is not None:
             hessian = jnp.where(held[:, None] | held[None, :], jnp.eye(flat.size, dtype=flat.dtype), hessian)
             value = jnp.where(held, value, slope(flat))
@@ -61,10 +67,8 @@ class Newton(IterativeSolver):
         direction = lx.linear_solve(operator, -value, self.linear_solver, throw=False).value
 
         def move(scale):
-            stepped = jax.flatten_util.ravel_pytree(project(system, unravel(flat + scale * direction)))[0]
+            stepped = inside(flat + scale * direction)
             return stepped, jnp.linalg.norm(residual(stepped))
-
-        before = jnp.linalg.norm(residual(flat))
 
         def worse(trial):
             _scale, _, after, halvings = trial
@@ -83,14 +87,13 @@ class Newton(IterativeSolver):
         return unravel(kept), rms(direction), carry
 
 
-def _held(system, inputs, state):
+def _held(system, unravel, flat, slope):
     """Units on a bound that the gradient pushes outward, flat; None where there are no bounds."""
     bounds = system.bounds()
     if bounds is None:
         return None
-    gradient = jax.grad(system.energy)(state, inputs)
 
     def pinned(s, g, low, high):
         return jnp.broadcast_to(((s <= low) & (g >= 0)) | ((s >= high) & (g <= 0)), s.shape)
 
-    return jax.flatten_util.ravel_pytree(jax.tree.map(pinned, state, gradient, *bounds))[0]
+    return jax.flatten_util.ravel_pytree(jax.tree.map(pinned, unravel(flat), unravel(slope), *bounds))[0]

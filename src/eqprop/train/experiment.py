@@ -34,6 +34,9 @@ class Experiment(eqx.Module):
     """Inputs and targets that are never trained on."""
     wrong: Callable[[PyTree, PyTree], Bool[Array, ""]] | None = eqx.field(static=True, default=None)
     """Of (output, targets) of one example: whether it counts as an error. None where there is no such thing."""
+    prepare: Callable[[PyTree], PyTree] | None = None
+    """What is done to inputs as the data has them before the system sees them, in `train` and `test` done already. None
+    where that is nothing."""
 
     @property
     def solver(self) -> Solver:

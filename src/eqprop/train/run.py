@@ -101,6 +101,8 @@ class Run:
         train = experiment.train
         like = train[0] if isinstance(train, tuple) else next(iter(train))[0]
         fitted = jax.tree.map(_fitted, inputs, like)
+        if experiment.prepare is not None:
+            fitted = experiment.prepare(fitted)
         key = jax.random.fold_in(self.config.training_key(), 1)
         outputs, settled = outputs_of(experiment.system, experiment.solver, fitted, key=key)
         if not settled.all():

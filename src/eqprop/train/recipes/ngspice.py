@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING, Literal
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from eqprop.bridges.bench import Bench, BenchSolver
@@ -26,6 +28,16 @@ if TYPE_CHECKING:
     from eqprop.train.config import Config
 
 __all__ = ["NgspiceRecipe"]
+
+
+class Standardise(eqx.Module):
+    """Inputs brought to mean 0 and spread 1."""
+
+    mean: Float[Array, " input"]
+    spread: Float[Array, " input"]
+
+    def __call__(self, inputs: Float[Array, "example input"]) -> Float[Array, "example input"]:
+        return (inputs - self.mean[None]) / self.spread[None]
 
 
 class NgspiceRecipe(Recipe):
@@ -56,7 +68,7 @@ class NgspiceRecipe(Recipe):
 
     def build(self, config, key):
         """The experiment; with `simulator = "library"` its first step takes ngspice in this process."""
-        train, test = self._examples(config)
+        train, test, prepare = self._examples(config)
         network = self.network(train[0].shape[1], train[1].shape[1], key)
         bench = self._bench(network)
         if self.read_noise > 0:
@@ -75,6 +87,7 @@ class NgspiceRecipe(Recipe):
             train=train,
             test=test,
             wrong=wrong_class,
+            prepare=prepare,
         )
 
     def trained_circuit(self, run):
@@ -109,20 +122,21 @@ class NgspiceRecipe(Recipe):
         return circuit.compile()
 
     def _examples(self, config: "Config"):
-        """Inputs and wanted voltages, to train on and to judge by."""
+        """Inputs and wanted voltages, to train on and to judge by; and what is done to inputs."""
         if config.data is None:
             inputs = jnp.asarray([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
             patterns = inputs, jnp.asarray(self.high * np.eye(2)[[0, 1, 1, 0]])
-            return patterns, patterns
+            return patterns, patterns, None
         data = load_data(config)
         train, test = (part.reshape(len(part), -1).astype(float) for part in (data.train_inputs, data.test_inputs))
-        mean, spread = train.mean(0), train.std(0)
+        spread = train.std(0)
         # What never varies stays at 0.
-        scale = np.where(spread > 0, spread, 1.0)
+        prepare = Standardise(jnp.asarray(train.mean(0)), jnp.asarray(np.where(spread > 0, spread, 1.0)))
         wanted = self.high * np.eye(data.classes)
         return (
-            (jnp.asarray((train - mean) / scale), jnp.asarray(wanted[data.train_targets])),
-            (jnp.asarray((test - mean) / scale), jnp.asarray(wanted[data.test_targets])),
+            (prepare(jnp.asarray(train)), jnp.asarray(wanted[data.train_targets])),
+            (prepare(jnp.asarray(test)), jnp.asarray(wanted[data.test_targets])),
+            prepare,
         )
 
     def _bench(self, network: Network) -> Bench:
