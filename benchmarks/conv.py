@@ -20,9 +20,10 @@ from _measure import memory as memory_of
 
 import eqprop as ep
 from eqprop.train.config import load_config
+from eqprop.train.recipes.conv import CHUNK
 
 PICTURE = (28, 28, 1)
-ESTIMATOR = load_config("mnist-conv").recipe.estimator
+ESTIMATOR = load_config("mnist-conv").recipe.estimator.model_copy(update={"chunk": CHUNK})
 SCALING = {
     "batch 16": (16, 1.0, 2),
     "batch 128": (128, 1.0, 2),
@@ -52,11 +53,15 @@ def pictures(batch):
 
 
 def sweep_seconds(net, inputs, repeats):
-    """Time of one plain sweep, from settlings of 4 and 16."""
+    """Time of one plain sweep of a batch in chunks, from settlings of 4 and 16."""
 
     def settling(count):
         solver = ep.BlockDescent(rtol=0.0, atol=0.0, max_steps=count, relaxation=1.0)
-        run = jax.jit(lambda x: jax.vmap(lambda x: ep.settle(net, x, solver, throw=False).state)(x))
+        run = jax.jit(
+            lambda x: jax.lax.map(
+                lambda x: solver.solve(net, x, net.initial_state(x), free=None, key=None).state, x, batch_size=CHUNK
+            )
+        )
         return seconds(lambda: run(inputs), repeats)
 
     return (settling(16) - settling(4)) / 12
@@ -85,9 +90,12 @@ def backpropagation(net, inputs, targets):
 
 def estimators(steps):
     """Rules on the network at rest."""
-    tight = ep.EquilibriumPropagation(ep.symmetric(ESTIMATOR.beta), ep.BlockDescent(1e-5, 1e-6))
+    tight = ep.EquilibriumPropagation(ep.symmetric(ESTIMATOR.beta), ep.BlockDescent(1e-5, 1e-6), chunk=CHUNK)
+    loose = ep.BlockDescent(0.1, 1e-6)
+    weak = ep.EquilibriumPropagation(ep.symmetric(0.01), ep.BlockDescent(5e-5, 1e-5), nudged_solver=loose, chunk=CHUNK)
     return {
         "equilibrium propagation": ESTIMATOR.build(),
+        "equilibrium propagation, weak nudge": weak,
         "equilibrium propagation, settled tightly": tight,
         f"BPTT, {steps} steps": ep.BackpropagationThroughTime(ep.FixedPoint(1e-3, 1e-4), steps),
     }
@@ -128,7 +136,10 @@ def memory(net, inputs, targets, steps):
     nudged = ep.BlockDescent(0.1, 1e-6, max_steps=steps)
     rules = {
         "equilibrium propagation": ep.EquilibriumPropagation(
-            ep.symmetric(ESTIMATOR.beta), ep.BlockDescent(1e-3, 1e-4, max_steps=steps), nudged_solver=nudged
+            ep.symmetric(ESTIMATOR.beta),
+            ep.BlockDescent(1e-3, 1e-4, max_steps=steps),
+            nudged_solver=nudged,
+            chunk=CHUNK,
         ),
         "BPTT": ep.BackpropagationThroughTime(ep.FixedPoint(1e-3, 1e-4), steps),
     }
@@ -142,8 +153,12 @@ def memory(net, inputs, targets, steps):
     return found
 
 
-def torch_step(net, inputs, targets, *, beta=ESTIMATOR.beta, free=60, nudged=15):
-    """The same network in PyTorch's eager style: synchronous iterations, symmetric nudges, gradient of Phi."""
+def torch_step(net, inputs, targets, *, beta=ESTIMATOR.beta, free=60, nudged=15, by_hand=False):
+    """The same network in PyTorch's eager style: synchronous iterations, symmetric nudges, gradient of Phi.
+
+    The drives are `torch.autograd`'s, of the scalar Phi, as code for papers has them; or written out `by_hand`, the
+    convolution of the image found once.
+    """
     import torch
     from torch.nn import functional
 
@@ -168,7 +183,15 @@ def torch_step(net, inputs, targets, *, beta=ESTIMATOR.beta, free=60, nudged=15)
         errors = torch.softmax(state[1].flatten(1) @ readout + offset, 1) - y
         return -(errors @ readout.T).reshape(state[1].shape)
 
-    def iterate(state, push, count, drive):
+    def differentiated(state, push, count, _drive):
+        parameters = first, second, lower, upper
+        for _ in range(count):
+            state = [layer.detach().requires_grad_() for layer in state]
+            total = phi(parameters, state) if push is None else phi(parameters, state) + (push * state[1]).sum()
+            state = [torch.clamp(drive, 0, 1) for drive in torch.autograd.grad(total, state)]
+        return state
+
+    def written(state, push, count, drive):
         low, high = state
         for _ in range(count):
             maps = functional.conv2d(low, second, upper)
@@ -178,7 +201,8 @@ def torch_step(net, inputs, targets, *, beta=ESTIMATOR.beta, free=60, nudged=15)
         return low, high
 
     def run():
-        with torch.no_grad():
+        iterate = written if by_hand else differentiated
+        with torch.set_grad_enabled(not by_hand):
             drive = functional.max_pool2d(functional.conv2d(x, first, lower), 2)
             zero = torch.zeros(len(x), 32, 12, 12), torch.zeros(len(x), 64, 4, 4)
             rest = iterate(zero, None, free, drive)
@@ -239,10 +263,10 @@ def measure(batch, steps, repeats, with_torch):
             "settled": float(settled.mean()),
             "steps": [float(jnp.mean(count)) for count in taken if count is not None],
         }
-    if with_torch:
-        run = torch_step(net, inputs, targets)
-        rows["PyTorch eager, 60 + 2 x 15 iterations"] = {
-            "seconds": torch_seconds(run, max(repeats // 2, 1)),
+    for style in ("autograd", "by hand") if with_torch else ():
+        run = torch_step(net, inputs, targets, by_hand=style == "by hand")
+        rows[f"PyTorch eager, 60 + 2 x 15, {style}"] = {
+            "seconds": torch_seconds(run, repeats),
             "cosine": cosine(torch_gradient(net, run()), truth.gradient),
         }
     rate = sweep_work(batch) / sweep / 1e9

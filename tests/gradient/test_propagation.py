@@ -168,6 +168,23 @@ def test_a_state_that_diverges_does_not_poison_the_gradient():
     assert jnp.isfinite(flat(estimate.gradient)).all()
 
 
+def test_a_batch_in_chunks_has_the_gradient_of_the_whole():
+    system = quartic()
+    inputs, targets = quartic_batch(size=7)
+    inputs = inputs.at[4].multiply(1e4)  # does not settle
+    solver = ep.Newton(rtol=1e-12, atol=1e-12, max_steps=7)
+    whole = ep.EquilibriumPropagation(ep.symmetric(0.05), solver)(system, COST, inputs, targets)
+    assert whole.settled.tolist() == [True] * 4 + [False] + [True] * 2
+    for chunk in (3, 50):  # two chunks and one example over; more than there are
+        parts = ep.EquilibriumPropagation(ep.symmetric(0.05), solver, chunk=chunk)(system, COST, inputs, targets)
+        assert relative(parts.gradient, whole.gradient) < 1e-13
+        np.testing.assert_array_equal(parts.settled, whole.settled)
+        np.testing.assert_allclose(parts.nudged.state, whole.nudged.state, rtol=1e-12)
+        assert parts.value == pytest.approx(float(whole.value), rel=1e-13)
+    with pytest.raises(ValueError, match="`chunk` must be a positive whole number of examples; got 0"):
+        ep.EquilibriumPropagation(ep.symmetric(0.05), solver, chunk=0)
+
+
 def test_an_energy_that_is_infinite_at_zero_is_not_evaluated_there():
     class Barrier(ep.System):
         stiffness: jax.Array

@@ -107,10 +107,15 @@ class Estimator(eqx.Module):
         """What `__call__` does, on a batch of JAX arrays that has been checked."""
 
 
-def map_batch(fn: Callable, solver: Solver) -> Callable:
-    """`fn` over the leading axis of all arguments: by `vmap`, or one after the other for a solver on the host."""
+def map_batch(fn: Callable, solver: Solver, chunk: int | None = None) -> Callable:
+    """`fn` over the leading axis of all arguments: by `vmap`, or one after the other for a solver on the host.
+
+    With `chunk`, so many examples at a time: they wait for the slowest of their chunk, not of the batch.
+    """
     if not solver.host:
-        return jax.vmap(fn)
+        if chunk is None:
+            return jax.vmap(fn)
+        return lambda *arguments: jax.lax.map(lambda each: fn(*each), arguments, batch_size=chunk)
 
     def one_by_one(*arguments):
         count = jax.tree.leaves(arguments)[0].shape[0]
@@ -139,14 +144,15 @@ def free_phase(
     inputs: PyTree,
     start: PyTree | None,
     keys: Key[Array, " batch"] | UInt32[Array, "batch word"] | None,
+    chunk: int | None = None,
 ) -> AbstractEquilibrium:
-    """The free equilibria of a batch."""
+    """The free equilibria of a batch, `chunk` examples at a time."""
 
     def settle_one(x, begin, key):
         begin = system.initial_state(x) if begin is None else begin
         return solver.solve(system, x, begin, free=None, key=key)
 
-    return map_batch(settle_one, solver)(inputs, start, keys)
+    return map_batch(settle_one, solver, chunk)(inputs, start, keys)
 
 
 def value_and_outputs(
@@ -174,6 +180,7 @@ def mean_gradient(
     inputs: PyTree,
     phases: PyTree,
     good: Bool[Array, " batch"],
+    chunk: int | None = None,
 ) -> PyTree:
     """Gradient in the system of the mean over good examples of `objective(system, x, phases)`.
 
@@ -185,17 +192,32 @@ def mean_gradient(
         inputs: Batch of inputs.
         phases: Batch of phases.
         good: Which examples count.
+        chunk: How many examples at a time; all at once by default.
     """
     parameters, rest = eqx.partition(system, eqx.is_inexact_array)
     inputs, phases = (jax.lax.stop_gradient(_only(good, tree)) for tree in (inputs, phases))
+    number = jnp.maximum(jnp.sum(good), 1)
 
-    def total(parameters):
-        combined = eqx.combine(parameters, rest)
-        each = jax.vmap(lambda x, p: objective(combined, x, p))(inputs, phases)
-        count = jnp.maximum(jnp.sum(good), 1).astype(each.dtype)
-        return jnp.sum(jnp.where(good, each, 0)) / count
+    def part(inputs, phases, good):
+        def total(parameters):
+            combined = eqx.combine(parameters, rest)
+            each = jax.vmap(lambda x, p: objective(combined, x, p))(inputs, phases)
+            return jnp.sum(jnp.where(good, each, 0)) / number.astype(each.dtype)
 
-    return jax.grad(total)(parameters)
+        return jax.grad(total)(parameters)
+
+    batch = inputs, phases, good
+    if chunk is None:
+        return part(*batch)
+    whole = good.size // chunk
+    chunks = jax.tree.map(lambda leaf: leaf[: whole * chunk].reshape(whole, chunk, *leaf.shape[1:]), batch)
+    rest_of_batch = jax.tree.map(lambda leaf: leaf[whole * chunk :], batch)
+
+    def add(gradient, each):
+        return jax.tree.map(jnp.add, gradient, part(*each)), None
+
+    gradient, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, parameters), chunks)
+    return gradient if good.size % chunk == 0 else add(gradient, rest_of_batch)[0]
 
 
 def gradient_error(

@@ -47,12 +47,25 @@ class EquilibriumPropagation(Estimator):
         nudge: `Forced` (a constant force; the default) or `CostNudged` (energy plus beta times cost).
         nudged_solver: Settles the nudged phases, where another solver or tolerance than for the free one is
             wanted; `rtol` is relative to the displacement from the free state there.
+        chunk: How many examples settle together; the whole batch by default. Examples that settle together wait for
+            the slowest, and fewer of them fit the cache: it pays for large states, convolutional ones say.
+
+    Raises:
+        ValueError: for a `chunk` below 1, or one with a solver outside JAX, which takes one example after the other.
     """
 
     stencil: Stencil | RandomSign
     solver: Solver
     nudge: Nudge = eqx.field(static=True, default=Forced)
     nudged_solver: Solver | None = None
+    chunk: int | None = None
+
+    def __check_init__(self):
+        if self.chunk is not None and (self.chunk < 1 or self.solver.host):
+            raise ValueError(
+                f"`chunk` must be a positive whole number of examples; got {self.chunk}. Leave it out with a solver "
+                "outside JAX, which takes one example after the other."
+            )
 
     def estimate(self, system, cost, inputs, targets, start, key):
         run = _estimate if self.solver.host else _estimate_compiled
@@ -65,7 +78,9 @@ class EquilibriumPropagation(Estimator):
 
     def scaled(self, factor: float) -> "EquilibriumPropagation":
         """The same estimator at `factor` times the nudging strength."""
-        return EquilibriumPropagation(self.stencil.scaled(factor), self.solver, self.nudge, self.nudged_solver)
+        return EquilibriumPropagation(
+            self.stencil.scaled(factor), self.solver, self.nudge, self.nudged_solver, self.chunk
+        )
 
 
 def _estimate(propagate, system, cost, inputs, targets, start, key):
@@ -77,7 +92,7 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
     if propagate.solver.stochastic and stencil.starts_free:
         # The node at zero is sampled anew, with the noise of the other legs: most of it then cancels.
         stencil = Stencil(stencil.nodes, stencil.weights, stencil.order)
-    free = free_phase(system, propagate.solver, inputs, start, keys)
+    free = free_phase(system, propagate.solver, inputs, start, keys, propagate.chunk)
     nudged = _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys)
 
     # Only the physics of a host solver is out of JAX's hands: what is made of it is compiled all the same.
@@ -118,7 +133,7 @@ def _conclude(propagate, stencil, system, cost, inputs, targets, free, nudged):
         return total + jnp.sum(jax.vmap(weighted)(nodes, weights, nudged).real)
 
     by_example = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), nudged)
-    gradient = mean_gradient(contrast, system, inputs, (targets, free, by_example), good)
+    gradient = mean_gradient(contrast, system, inputs, (targets, free, by_example), good, propagate.chunk)
     if not sampled:
         value, outputs = value_and_outputs(system, cost, free, targets, good)
         return Estimate(value, gradient, outputs, result, free, nudged)
@@ -164,7 +179,8 @@ def _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys
         return solver.solve(nudged, x, start, free=free, key=key)
 
     def settle_batch(beta):
-        return map_batch(lambda x, y, f, k: settle_one(beta, x, y, f, k), solver)(inputs, targets, free, keys)
+        settle = map_batch(lambda x, y, f, k: settle_one(beta, x, y, f, k), solver, propagate.chunk)
+        return settle(inputs, targets, free, keys)
 
     real = real_dtype(free.restart)
     nodes = nodes.astype(np.result_type(real, np.complex64) if jnp.iscomplexobj(nodes) else real)

@@ -33,6 +33,11 @@ class Augmented(Estimator):
         """What settles free phases."""
         return self.propagate.solver
 
+    @property
+    def chunk(self) -> int | None:
+        """How many examples settle together; None for all of a batch."""
+        return getattr(self.propagate, "chunk", None)
+
     def estimate(self, system, cost, inputs, targets, start, key):
         if key is None:
             raise ValueError("`Augmented` draws at random: call it with `key=jax.random.key(...)`.")

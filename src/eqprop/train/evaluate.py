@@ -45,7 +45,8 @@ def evaluate(
     judge = _judge_on_host if experiment.host else _judge_compiled
     for index, ((inputs, targets), count) in enumerate(_batches(data, batch_size)):
         own_key = None if key is None else jax.random.fold_in(key, index)
-        results = judge(system, experiment.cost, experiment.solver, experiment.wrong, inputs, targets, own_key)
+        solver, chunk = experiment.solver, experiment.chunk
+        results = judge(system, experiment.cost, solver, experiment.wrong, inputs, targets, own_key, chunk)
         for kept, result in zip((costs, wrong, settled), results, strict=True):
             kept.append(np.asarray(result)[:count])
     cost, error, good = (np.concatenate(parts) for parts in (costs, wrong, settled))
@@ -80,10 +81,10 @@ def outputs_of(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), np.concatenate(settled)
 
 
-def _free(system, solver, inputs, key):
+def _free(system, solver, inputs, key, chunk=None):
     count = jax.tree.leaves(inputs)[0].shape[0]
     keys = None if key is None else jax.random.split(key, count)
-    return free_phase(system, solver, inputs, None, keys)
+    return free_phase(system, solver, inputs, None, keys, chunk)
 
 
 def _outputs(system, free):
@@ -106,8 +107,8 @@ def _read_on_host(system, solver, inputs, key):
     return _outputs_compiled(system, _free(system, solver, inputs, key))
 
 
-def _judge_on_host(system, cost, solver, wrong, inputs, targets, key):
-    return _judged_compiled(system, cost, wrong, targets, _free(system, solver, inputs, key))
+def _judge_on_host(system, cost, solver, wrong, inputs, targets, key, chunk):
+    return _judged_compiled(system, cost, wrong, targets, _free(system, solver, inputs, key, chunk))
 
 
 @eqx.filter_jit
@@ -116,8 +117,8 @@ def _read_compiled(system, solver, inputs, key):
 
 
 @eqx.filter_jit
-def _judge_compiled(system, cost, solver, wrong, inputs, targets, key):
-    return _judged(system, cost, wrong, targets, _free(system, solver, inputs, key))
+def _judge_compiled(system, cost, solver, wrong, inputs, targets, key, chunk):
+    return _judged(system, cost, wrong, targets, _free(system, solver, inputs, key, chunk))
 
 
 def _batches(data, size):

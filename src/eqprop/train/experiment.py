@@ -49,6 +49,11 @@ class Experiment(eqx.Module):
         return self.solver.host
 
     @property
+    def chunk(self) -> int | None:
+        """How many examples settle together; None for all of a batch."""
+        return getattr(self.propagate, "chunk", None)
+
+    @property
     def resident(self) -> bool:
         """Whether the training data are arrays in memory."""
         return isinstance(self.train, tuple)

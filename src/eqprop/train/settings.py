@@ -107,6 +107,8 @@ class EstimatorSettings(Settings):
     """Of the free phase."""
     nudged_solver: SolverSettings | None = None
     """Of the nudged phases; as the free one by default, with `rtol` relative to the displacement."""
+    chunk: PositiveInt | None = None
+    """How many examples settle together; the whole batch by default."""
 
     def build(self) -> EquilibriumPropagation:
         """The estimator."""
@@ -120,7 +122,7 @@ class EstimatorSettings(Settings):
         rule: Stencil | RandomSign = rules[self.stencil](self.beta)
         nudge = Forced if self.nudge == "forced" else CostNudged
         nudged = None if self.nudged_solver is None else self.nudged_solver.build()
-        return EquilibriumPropagation(rule, self.solver.build(), nudge, nudged)
+        return EquilibriumPropagation(rule, self.solver.build(), nudge, nudged, self.chunk)
 
 
 class ThroughTimeSettings(Settings):

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import jax
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from eqprop.cost import CrossEntropy, SquaredError
@@ -21,6 +22,11 @@ _ACTIVATIONS = {
     "logistic": Logistic,
     "tanh": Tanh,
 }
+
+
+CHUNK = 2
+"""Images that settle together on a processor, where `chunk` is not set: more do not fit its cache, and wait for one
+another."""
 
 
 class ConvSettings(Settings):
@@ -94,7 +100,10 @@ class ConvRecipe(Recipe):
             deviation=self.deviation,
         )
         cost = CrossEntropy() if softmax else SquaredError()
-        propagate = self.estimator.build() if self.through_time is None else self.through_time.build(self.estimator)
+        estimator = self.estimator
+        if estimator.chunk is None and jax.default_backend() == "cpu":
+            estimator = estimator.model_copy(update={"chunk": CHUNK})
+        propagate = estimator.build() if self.through_time is None else self.through_time.build(estimator)
         if self.shift or self.mirror:
             propagate = Augmented(propagate, self.shift, self.mirror)
         return classification(config, system, cost, propagate, one_hot=not softmax, flatten=False)
