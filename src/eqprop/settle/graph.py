@@ -70,7 +70,7 @@ class GraphNewton(IterativeSolver):
     def step(self, system, inputs, state, carry):
         graph, nudges = _parts(system)
         constant, drive, gradient = carry
-        slope = self._slope(graph, nudges, inputs, constant, drive)
+        slope = jax.jit(self._slope(graph, nudges, inputs, constant, drive))  # so that it is traced once
         held = _held(system, state, gradient)
         stiffness = graph.stiffness(graph.extension(state, inputs))
         extra = _curvature(nudges, state)

@@ -18,6 +18,7 @@ Source:
 
 import warnings
 
+import equinox as eqx
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from eqprop.system import System
 __all__ = ["check_nudge", "port_conductance", "port_resistance", "relative_beta", "suggest_beta"]
 
 
+@eqx.filter_jit
 def port_resistance(system: System, state: PyTree, inputs: PyTree) -> Float[Array, "output output"]:
     """How the outputs move with currents injected at them, at an operating point. [Ω]
 

@@ -6,6 +6,7 @@ them. Tellegen: what the sources deliver, the branches take up.
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -35,6 +36,7 @@ class Balance(NamedTuple):
         return (self.delivered - self.absorbed) / jnp.where(largest > 0, largest, 1.0)
 
 
+@eqx.filter_jit
 def branch_currents(
     network: Network, state: Float[Array, " unit"], inputs: Float[Array, " input"]
 ) -> dict[str, Float[Array, " branch"]]:
@@ -47,6 +49,7 @@ def branch_currents(
     }
 
 
+@eqx.filter_jit
 def leaving_currents(
     network: Network, state: Float[Array, " unit"], inputs: Float[Array, " input"]
 ) -> Float[Array, " node"]:
@@ -69,6 +72,7 @@ def leaving_currents(
     return total
 
 
+@eqx.filter_jit
 def balance(network: Network, state: Float[Array, " unit"], inputs: Float[Array, " input"]) -> Balance:
     """Kirchhoff's residual and Tellegen's power balance at a state.
 
