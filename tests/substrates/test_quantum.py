@@ -258,6 +258,24 @@ def test_nudges_beyond_the_gap_leave_the_branch():
     assert bool(lost.settled[0]) == (abs(float(lost.free.state[0] @ lost.nudged.state[0, 0])) > 0.5**0.5)
 
 
+def test_a_level_that_a_nudge_lifts_is_followed_as_closely_as_the_ground_state():
+    # A weak field holds the first spin up, beside a chain of five; a stronger nudge puts the state with it down below.
+    rest = ising(5)
+    terms = [["ZIIIII"], ["XIIIII"], ["ZZIIII"], *[["I" + string for string in strings] for strings in rest.terms]]
+    coefficients = jnp.concatenate([jnp.asarray([-0.2, -0.02, -0.05]), rest.coefficients])
+    system = PauliHamiltonian(6, terms, coefficients, ["ZIIIII"])
+    target = -jnp.ones((1, 1))
+    dense, lanczos = (
+        ep.EquilibriumPropagation(ep.one_sided(0.4), solver)(system, ep.SquaredError(), NO_INPUTS, target)
+        for solver in (ep.DenseEigen(), ep.Lanczos(krylov=8, rtol=1e-6))
+    )
+    assert float(dense.nudged.state[0, 0] @ dense.free.state[0]) > 0.9
+    hamiltonian_nudged = hamiltonian(system) + 0.4 * 2 * matrix("ZIIIII").real
+    assert float(dense.nudged.value[0, 0]) > np.linalg.eigvalsh(hamiltonian_nudged)[0] + 0.1
+    assert lanczos.settled.all()
+    assert abs(float(lanczos.nudged.state[0, 0] @ dense.nudged.state[0, 0])) == pytest.approx(1, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

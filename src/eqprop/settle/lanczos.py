@@ -57,10 +57,18 @@ class Lanczos(LevelSolver):
             for k in range(self.level + 2):
                 begin = state if k == self.level else _another(size, k, start.dtype)
                 above = k == self.level + 1
-                value, vector, used = _restarted(apply, begin, vectors, self, 1e-5 if above else precise, above)
+                wanted = jnp.asarray(1e-5 if above else precise, start.dtype)
+                value, vector, used = _restarted(apply, begin, vectors, self, wanted, value_only=above)
+                steps = steps + used
+                if above and free is not None:
+                    # A nudge stronger than the gap has exchanged the two: then this is the one that is followed.
+                    crossed = jnp.abs(jnp.dot(vector, free.restart)) > jnp.max(jnp.abs(vectors @ free.restart))
+                    wanted = jnp.where(crossed, precise, jnp.inf).astype(start.dtype)
+                    followed, closely, used = _restarted(apply, vector, vectors, self, wanted, value_only=False)
+                    value, vector = (jnp.where(crossed, n, o) for n, o in ((followed, value), (closely, vector)))
+                    steps = steps + used
                 values.append(value)
                 vectors = jnp.concatenate([vectors, vector[None]])
-                steps = steps + used
             return jnp.stack(values), vectors, steps
 
         return self_consistent(self, system, inputs, start, free, lowest)
@@ -71,8 +79,8 @@ def _another(size, index, dtype):
     return jax.random.normal(jax.random.key(index), (size,), dtype)
 
 
-def _restarted(apply, begin, found, solver, precise, value_only):
-    """Lowest eigenpair orthogonal to the rows of `found`, and how often H was applied.
+def _restarted(apply, begin, found, solver, precise, *, value_only):
+    """Lowest eigenpair orthogonal to the rows of `found`, and how often H was applied; never if `precise` is infinite.
 
     With `value_only` the eigenvalue is enough, and levels close above need not be told apart.
     """
