@@ -61,8 +61,9 @@ def backpropagation(network, inputs, targets):
 
 @eqx.filter_jit
 def propagation(network, inputs, targets):
-    """The EqProp gradient with its evidence."""
-    return estimator(len(network.weights) - 1)(network, COST, inputs, targets)
+    """The EqProp gradient, and what training looks at beside it: which examples settled, in how many sweeps."""
+    estimate = estimator(len(network.weights) - 1)(network, COST, inputs, targets)
+    return estimate.gradient, estimate.settled, (estimate.free.steps, estimate.nudged.steps)
 
 
 def digits(count, seed=0):
@@ -117,14 +118,14 @@ def against_backpropagation(epochs, repeats, steps):
                 back, prop, through = medians(
                     [
                         lambda n=net, x=inputs, y=targets: backpropagation(n, x, y),
-                        lambda n=net, x=inputs, y=targets: propagation(n, x, y).gradient,
+                        lambda n=net, x=inputs, y=targets: propagation(n, x, y),
                         lambda n=net, x=inputs, y=targets: through_time(n, x, y, steps).gradient,
                     ],
                     repeats,
                 )
-                estimate = propagation(net, inputs, targets)
+                gradient, settled, sweeps = propagation(net, inputs, targets)
                 truth = eqx.filter_jit(exact())(net, COST, inputs, targets)
-                free, nudged = (float(jnp.mean(phase.steps)) for phase in (estimate.free, estimate.nudged))
+                free, nudged = (float(jnp.mean(count)) for count in sweeps)
                 rows.append(
                     {
                         "shape": "-".join(map(str, shape)),
@@ -135,12 +136,12 @@ def against_backpropagation(epochs, repeats, steps):
                         "through_time_ms": 1e3 * through,
                         "ratio": prop / back,
                         "through_time_ratio": through / back,
-                        "cosine": cosine(estimate.gradient, truth.gradient),
+                        "cosine": cosine(gradient, truth.gradient),
                         "through_time_cosine": cosine(
                             through_time(net, inputs, targets, steps).gradient, truth.gradient
                         ),
                         "of_limit": products(shape, batch, free, nudged) / prop / 1e9 / limit,
-                        "settled": float(jnp.mean(estimate.settled)),
+                        "settled": float(jnp.mean(settled)),
                         "free_sweeps": free,
                         "nudged_sweeps": nudged,
                     }
@@ -239,7 +240,7 @@ def against_width(repeats):
     inputs, targets = digits(64)
     for width in widths:
         network = ep.LayeredHopfield((784, width, 10), key=jax.random.key(0))
-        times += medians([lambda n=network: propagation(n, inputs, targets).gradient], repeats)
+        times += medians([lambda n=network: propagation(n, inputs, targets)], repeats)
     weights = [784 * w + 10 * w for w in widths]
     exponent = float(np.polyfit(np.log(weights), np.log(times), 1)[0])
     print(f"cost against number of weights: exponent {exponent:.2f}")
