@@ -74,7 +74,10 @@ def _cascade(current_gain):
     return circuit.compile()
 
 
-@pytest.mark.parametrize(("current_gain", "factors"), [(None, [256.0, 16.0, 1.0]), (4.0, [1.0, 1.0, 1.0])])
+@pytest.mark.parametrize(
+    ("current_gain", "factors"),
+    [(None, [256.0, 16.0, 1.0]), pytest.param(4.0, [1.0, 1.0, 1.0], marks=pytest.mark.slow)],
+)
 def test_amplifiers_weigh_the_layers(current_gain, factors):
     """A7: in ngspice's E and F elements, raw local updates times (A/c)^(L-k) are the true gradient."""
     network = _cascade(current_gain)

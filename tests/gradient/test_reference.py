@@ -14,7 +14,7 @@ COST, NEWTON = ep.SquaredError(), ep.Newton(rtol=1e-13, atol=1e-14)
 @pytest.mark.parametrize(
     "activations",
     [
-        {"activation": ep.Logistic()},
+        pytest.param({"activation": ep.Logistic()}, marks=pytest.mark.slow),
         {"output": ep.HardSigmoid()},
         {"skips": [(0, 2), (1, 3)]},
     ],

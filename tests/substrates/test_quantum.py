@@ -102,6 +102,7 @@ def test_eight_spins_at_second_order(level, nudge):
     assert errors[0] < (3e-3 if level == 0 else 3e-2), errors
 
 
+@pytest.mark.slow
 def test_ten_spins_by_lanczos():
     system = ising(10, seed=1)
     propagate = ep.EquilibriumPropagation(ep.symmetric(0.025), ep.Lanczos())

@@ -39,7 +39,7 @@ def test_the_typed_command_learns_xor_to_the_end():
 
 
 def test_the_loss_is_that_of_the_same_run_with_our_own_solver():
-    here, there = (_train("iris-ngspice", epochs=2, recipe__simulator=name)[-1] for name in ("own", "library"))
+    here, there = (_train("iris-ngspice", epochs=1, recipe__simulator=name)[-1] for name in ("own", "library"))
     assert here["test_cost"] == pytest.approx(there["test_cost"], rel=1e-8)
     assert here["train_cost"] == pytest.approx(there["train_cost"], rel=1e-8)
 

@@ -25,7 +25,9 @@ from eqprop.gradient.one_phase import OnePhase
 from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.gradient.reference import ImplicitDifferentiation, response
 from eqprop.settle.base import IterativeSolver, rms
+from eqprop.settle.eigen import LevelSolver
 from eqprop.settle.newton import Newton
+from eqprop.settle.path import PathNewton
 from eqprop.system import System
 
 __all__ = ["Certificate", "certify"]
@@ -284,7 +286,7 @@ def _adjustable(propagate, *, tight=False):
             return solver
         rtol, atol, steps = (1e-12, 1e-14, 20) if tight else (solver.rtol, solver.atol, 1)
         solver = eqx.tree_at(lambda s: (s.rtol, s.atol), solver, (jnp.asarray(rtol), jnp.asarray(atol)))
-        if isinstance(solver, IterativeSolver):
+        if isinstance(solver, IterativeSolver | LevelSolver | PathNewton):
             return eqx.tree_at(lambda s: s.max_steps, solver, jnp.asarray(steps * solver.max_steps))
         return eqx.tree_at(lambda s: s.max_steps, solver, steps * solver.max_steps)
 

@@ -61,7 +61,8 @@ class PathNewton(Solver):
     def solve(self, system, inputs, start, *, free, key):
         del key
         closed = chain_of(system).closed
-        slope, held = _slope(system, inputs), _held(system, start)
+        # Compiled, so that it is traced once for all the places where it is called.
+        slope, held = jax.jit(_slope(system, inputs)), _held(system, start)
 
         def factor(path):
             blocks = _with_held(block_hessian(slope, path, closed), held)

@@ -74,7 +74,7 @@ def test_amplifiers_weigh_the_layers(current_gain, factors):
         assert network.branch_weight(f"W{k}") == pytest.approx(factor, rel=1e-12)
 
 
-@pytest.mark.parametrize("current_gain", [0.25, 4.0])
+@pytest.mark.parametrize("current_gain", [0.25, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_gradients_through_amplifiers(current_gain):
     network = cascade(current_gain=current_gain)
     inputs, targets = jax.random.normal(jax.random.key(1), (4, 2)), 0.1 * jnp.ones((4, 3))

@@ -136,7 +136,8 @@ class PortError(ep.cost.Cost):
         return 0.5 * jnp.dot(output - targets, jnp.dot(jax.lax.stop_gradient(self.conductance), output - targets))
 
 
-@pytest.mark.parametrize("outputs", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("outputs", [1, 3])
 def test_coupled_learning_weighs_the_error_by_the_port_conductance(outputs):
     network = layered(outputs=outputs, drive=2.0)
     inputs = jax.random.normal(jax.random.key(1), (1, 4))

@@ -24,7 +24,7 @@ def relaxing(coupled=False):
     return circuit.compile()
 
 
-@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("coupled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_transient_is_scipys(coupled):
     network, x = relaxing(coupled), jnp.array([0.8, -0.5, 0.3])
     times = jnp.linspace(0.0, 2e-6, 21)

@@ -31,7 +31,11 @@ def configured(tmp_path, recipe=(), **options):
 THROUGH_TIME = {"through_time": {"steps": 30}, "estimator": {"solver": {"kind": "fixed_point"}}}
 
 
-@pytest.mark.parametrize("recipe", [{}, {"output": "linear"}, THROUGH_TIME], ids=["softmax", "linear", "through time"])
+@pytest.mark.parametrize(
+    "recipe",
+    [{}, pytest.param({"output": "linear"}, marks=pytest.mark.slow), THROUGH_TIME],
+    ids=["softmax", "linear", "through time"],
+)
 def test_a_network_learns_and_keeps_what_it_learned(recipe, tmp_path):
     # Settling is slow for a while, when the feedback is strongest; examples of which 30 steps make no rest still count
     # in backpropagation through time.

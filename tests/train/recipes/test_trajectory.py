@@ -22,7 +22,7 @@ def settings(tmp_path, *more):
     return load_config("gunpoint", [*own, *more])
 
 
-@pytest.mark.parametrize("units", ["[4]", "[4, 3]"])
+@pytest.mark.parametrize("units", [pytest.param("[4]", marks=pytest.mark.slow), "[4, 3]"])
 def test_the_report_proves_the_gradient_and_moves(tmp_path, units):
     config = settings(tmp_path, f"recipe.units={units}")
     folder = new_run(config, tmp_path)
