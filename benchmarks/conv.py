@@ -9,8 +9,6 @@ Then the cost of a step over batch size, width and depth (the cosine there is wi
 its memory over the number of steps.
 """
 
-import time
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -203,7 +201,7 @@ def torch_step(net, inputs, targets, *, beta=ESTIMATOR.beta, free=60, nudged=15,
     def run():
         iterate = written if by_hand else differentiated
         with torch.set_grad_enabled(not by_hand):
-            drive = functional.max_pool2d(functional.conv2d(x, first, lower), 2)
+            drive = functional.max_pool2d(functional.conv2d(x, first, lower), 2) if by_hand else None
             zero = torch.zeros(len(x), 32, 12, 12), torch.zeros(len(x), 64, 4, 4)
             rest = iterate(zero, None, free, drive)
             push = force(rest)
@@ -235,17 +233,6 @@ def torch_gradient(net, gradients):
     return eqx.tree_at(parts, parameters, [*kernels, lower, upper, weight, offset])
 
 
-def torch_seconds(run, repeats):
-    """Best time of a few calls."""
-    run()
-    best = float("inf")
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - began)
-    return best
-
-
 def measure(batch, steps, repeats, with_torch):
     """All figures, as they go into the JSON."""
     net = network(jax.random.key(0))
@@ -266,7 +253,7 @@ def measure(batch, steps, repeats, with_torch):
     for style in ("autograd", "by hand") if with_torch else ():
         run = torch_step(net, inputs, targets, by_hand=style == "by hand")
         rows[f"PyTorch eager, 60 + 2 x 15, {style}"] = {
-            "seconds": torch_seconds(run, repeats),
+            "seconds": seconds(run, repeats),
             "cosine": cosine(torch_gradient(net, run()), truth.gradient),
         }
     rate = sweep_work(batch) / sweep / 1e9
