@@ -58,6 +58,7 @@ class GraphNewton(IterativeSolver):
         """The derivative of the whole energy as a function of the state."""
         edges = graph.edges()
 
+        @jax.jit  # so that it is traced once for all the places where it is called
         def slope(s):
             u, pull_back = jax.vjp(lambda t: graph.extension(t, inputs), s)
             total = self.laplacian.multiply(constant, edges, s) - drive + pull_back(graph.tension(u))[0]
@@ -70,7 +71,7 @@ class GraphNewton(IterativeSolver):
     def step(self, system, inputs, state, carry):
         graph, nudges = _parts(system)
         constant, drive, gradient = carry
-        slope = jax.jit(self._slope(graph, nudges, inputs, constant, drive))  # so that it is traced once
+        slope = self._slope(graph, nudges, inputs, constant, drive)
         held = _held(system, state, gradient)
         stiffness = graph.stiffness(graph.extension(state, inputs))
         extra = _curvature(nudges, state)

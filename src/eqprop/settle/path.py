@@ -61,8 +61,7 @@ class PathNewton(Solver):
     def solve(self, system, inputs, start, *, free, key):
         del key
         closed = chain_of(system).closed
-        # Compiled, so that it is traced once for all the places where it is called.
-        slope, held = jax.jit(_slope(system, inputs)), _held(system, start)
+        slope, held = _slope(system, inputs), _held(system, start)
 
         def factor(path):
             blocks = _with_held(block_hessian(slope, path, closed), held)
@@ -240,6 +239,7 @@ def _substitute(blocks, inverse, right):
 
 
 def _slope(system, inputs):
+    @jax.jit  # so that it is traced once for all the places where it is called
     def slope(path):
         return jax.grad(system.energy, holomorphic=jnp.iscomplexobj(path))(path, inputs)
 
