@@ -37,6 +37,7 @@ __all__ = [
     "Nudged",
     "Sum",
     "System",
+    "leaves_read",
     "project",
 ]
 
@@ -423,6 +424,13 @@ def project(system: System, state: PyTree) -> PyTree:
     if bounds is None:
         return state
     return jax.tree.map(lambda s, low, high: jnp.minimum(jnp.maximum(s, low), high), state, *bounds)
+
+
+def leaves_read(system: System, state: PyTree) -> list[bool]:
+    """For each leaf of the state, whether the output looks at it: nudges pull at no other."""
+    jaxpr = jax.make_jaxpr(system.output)(state).jaxpr
+    seen = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
+    return [id(v) in seen for v in jaxpr.invars]
 
 
 def _gradient(scalar, state):

@@ -30,7 +30,7 @@ from eqprop.gradient.estimate import (
 )
 from eqprop.gradient.stencil import RandomSign, Stencil
 from eqprop.settle.base import Solver, projected_gradient, real_dtype, rms, rounding
-from eqprop.system import Forced, Nudge, System
+from eqprop.system import Forced, Nudge, System, leaves_read
 
 __all__ = ["EquilibriumPropagation"]
 
@@ -221,21 +221,19 @@ def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged,
         slope = jax.grad(lambda s: jnp.real(cost(system.output(s), y)))(system.initial_state(x))
         return beta * rms(slope)
 
-    def moved(here, there):
-        return rms(jax.tree.map(jnp.subtract, here, there))
-
     forces = jax.vmap(felt)(free, targets)
     floor = jax.vmap(lambda f: rounding(f.restart))(free)
-    last = jax.tree.map(lambda leaf: leaf[-1], nudged.state)
     if stencil.starts_free:
-        displacement = jax.vmap(moved)(last, free.restart)
+        change = jax.tree.map(lambda legs, start: legs[-1] - start, nudged.state, free.restart)
         floor = jnp.maximum(floor, free.residual)
     else:
         # What the free phase left undone moves all legs alike, and cancels between them; what they left undone
         # themselves may not.
-        displacement = 0.5 * jax.vmap(moved)(last, jax.tree.map(lambda leaf: leaf[0], nudged.state))
+        change = jax.tree.map(_half_apart, nudged.state)
         floor = jnp.maximum(floor, jnp.max(nudged.residual, axis=0))
     feeling = good & (forces > 0)
+
+    displacement = jax.vmap(rms)(change)
 
     def typical(values):
         return jnp.sqrt(jnp.sum(jnp.where(feeling, values**2, 0)))
@@ -253,16 +251,25 @@ def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged,
     return feeling & lost
 
 
-def _on_free_units(system: System, state: PyTree, force: PyTree) -> PyTree:
-    """The force on units that do not rest on a bound."""
-    bounds = system.bounds()
+def _half_apart(legs):
+    """Half the difference of the last and the first; by a sum over all, because slices of states would be copied."""
+    weights = np.zeros(legs.shape[0])
+    weights[0], weights[-1] = -0.5, 0.5
+    return jnp.tensordot(jnp.asarray(weights, legs.dtype), legs, 1)
+
+
+def _on_free_units(system: System, state: PyTree, force: PyTree) -> list[PyTree]:
+    """The force on units that do not rest on a bound, leaf by leaf."""
+    leaves, bounds = jax.tree.leaves(force), system.bounds()
     if bounds is None:
-        return force
+        return leaves
 
-    def inside(f, s, low, high):
-        return jnp.where((s > low) & (s < high), f, jnp.zeros_like(f))
+    def inside(f, s, low, high, read):
+        # A layer that no nudge pulls at costs nothing.
+        return jnp.where((s > low) & (s < high), f, jnp.zeros_like(f)) if read else jnp.zeros_like(f)
 
-    return jax.tree.map(inside, force, state, *bounds)
+    read = leaves_read(system, state)
+    return list(map(inside, leaves, *(jax.tree.leaves(tree) for tree in (state, *bounds)), read))
 
 
 def _check_holomorphic(system):

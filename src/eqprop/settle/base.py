@@ -85,8 +85,12 @@ class IterativeSolver(Solver):
             return ~done & (steps < self.max_steps) & ((steps == 0) | jnp.isfinite(residual))
 
         def advance(loop):
-            state, _, _, carry, steps = loop
-            state, residual, carry = self.step(system, inputs, state, carry)
+            before, _, _, carry, steps = loop
+            state, residual, carry = self.step(system, inputs, before, carry)
+            # False only under `vmap`, for examples that are done. What follows looks at the state that is kept: the old
+            # one needs no copy.
+            going = unfinished(loop)
+            state = jax.tree.map(lambda new, old: jnp.where(going, new, old), state, before)
             # A state that overflows has an infinite tolerance too: infinity must not count as small.
             done = jnp.isfinite(residual) & (residual <= self.tolerance(state, free))
             return state, residual, done, carry, steps + 1

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from eqprop.equilibrium import RESULT, Equilibrium
 from eqprop.settle.base import IterativeSolver, Solver, projected_gradient, real_dtype, rms, state_gradient
-from eqprop.system import Nudged, System, project
+from eqprop.system import Nudged, System, leaves_read, project
 
 __all__ = ["AdaptiveGradientFlow", "BlockDescent", "FixedPoint", "GradientFlow"]
 
@@ -190,20 +190,13 @@ def _in_order(system, state):
     blocks = list(enumerate(system.blocks()))
     if not isinstance(system, Nudged):
         return blocks
-    read = _leaves_read(system.output, state)
+    read = leaves_read(system, state)
 
     def has_outputs(mask):
         return any(np.any(m) for m, r in zip(jax.tree.leaves(mask), read, strict=True) if r)
 
     first = next((index for index, mask in blocks if has_outputs(mask)), 0)
     return blocks[first:] + blocks[:first]
-
-
-def _leaves_read(fn, tree):
-    """For each leaf of `tree`, whether `fn` looks at it."""
-    jaxpr = jax.make_jaxpr(fn)(tree).jaxpr
-    seen = {id(v) for equation in jaxpr.eqns for v in equation.invars} | {id(v) for v in jaxpr.outvars}
-    return [id(v) in seen for v in jaxpr.invars]
 
 
 def _is_none(node):
