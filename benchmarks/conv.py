@@ -2,12 +2,15 @@
 
 Run `python benchmarks/conv.py`: prints a table, and writes `conv.json` and `conv.png` to `benchmarks/results`.
 The network is 5x5-32, pool, 5x5-64, pool, softmax readout on 28 x 28 pictures, the estimator that of `mnist-conv`.
+Our rules share a batch among the processors, as training does; PyTorch's operations share theirs, as it is set up.
 Every time is the best of a few runs in one process; compare ratios, not times of different runs. The PyTorch baseline
 is the same network in eager style at the same nudging strength, with the literature's counts of synchronous iterations
 (60 free, 2 x 15 nudged), from the equations. Beside each time stands the cosine with backpropagation through 150 steps.
 Then the cost of a step over batch size, width and depth (the cosine there is with weak nudges settled to rounding), and
 its memory over the number of steps.
 """
+
+import os
 
 import equinox as eqx
 import jax
@@ -18,10 +21,14 @@ from _measure import memory as memory_of
 
 import eqprop as ep
 from eqprop.train.config import load_config
-from eqprop.train.recipes.conv import CHUNK
+from eqprop.train.parallel import estimate_shared, free_phase_shared, on_all
 
+PROCESSORS = len(os.sched_getaffinity(0))
+jax.config.update("jax_num_cpu_devices", PROCESSORS)
 PICTURE = (28, 28, 1)
-ESTIMATOR = load_config("mnist-conv").recipe.estimator.model_copy(update={"chunk": CHUNK})
+RECIPE = load_config("mnist-conv").recipe
+RULE = RECIPE.rule()
+BETA = RECIPE.estimator.beta
 SCALING = {
     "batch 16": (16, 1.0, 2),
     "batch 128": (128, 1.0, 2),
@@ -55,11 +62,8 @@ def sweep_seconds(net, inputs, repeats):
 
     def settling(count):
         solver = ep.BlockDescent(rtol=0.0, atol=0.0, max_steps=count, relaxation=1.0)
-        run = jax.jit(
-            lambda x: jax.lax.map(
-                lambda x: solver.solve(net, x, net.initial_state(x), free=None, key=None).state, x, batch_size=CHUNK
-            )
-        )
+        rule = ep.EquilibriumPropagation(ep.symmetric(BETA), solver, chunk=RULE.chunk)
+        run = jax.jit(lambda x: free_phase_shared(rule, PROCESSORS, net, x, None).state)
         return seconds(lambda: run(inputs), repeats)
 
     return (settling(6) - settling(2)) / 4
@@ -88,11 +92,13 @@ def backpropagation(net, inputs, targets):
 
 def estimators(steps):
     """Rules on the network at rest."""
-    tight = ep.EquilibriumPropagation(ep.symmetric(ESTIMATOR.beta), ep.BlockDescent(1e-5, 1e-6), chunk=CHUNK)
+    tight = ep.EquilibriumPropagation(ep.symmetric(BETA), ep.BlockDescent(1e-5, 1e-6), chunk=RULE.chunk)
     loose = ep.BlockDescent(0.1, 1e-6)
-    weak = ep.EquilibriumPropagation(ep.symmetric(0.01), ep.BlockDescent(5e-5, 1e-5), nudged_solver=loose, chunk=CHUNK)
+    weak = ep.EquilibriumPropagation(
+        ep.symmetric(0.01), ep.BlockDescent(5e-5, 1e-5), nudged_solver=loose, chunk=RULE.chunk
+    )
     return {
-        "equilibrium propagation": ESTIMATOR.build(),
+        "equilibrium propagation": RULE,
         "equilibrium propagation, weak nudge": weak,
         "equilibrium propagation, settled tightly": tight,
         f"BPTT, {steps} steps": ep.BackpropagationThroughTime(ep.FixedPoint(1e-3, 1e-4), steps),
@@ -102,10 +108,12 @@ def estimators(steps):
 def compiled(rule, net, inputs, targets):
     """One call of a rule as training makes it: within a compiled step."""
     parameters, rest = eqx.partition(net, eqx.is_inexact_array)
+    parameters, inputs, targets = on_all((parameters, inputs, targets), PROCESSORS)
 
     @jax.jit
     def step(parameters, inputs, targets):
-        estimate = rule(eqx.combine(parameters, rest), ep.CrossEntropy(), inputs, targets)
+        system = eqx.combine(parameters, rest)
+        estimate = estimate_shared(rule, PROCESSORS, system, ep.CrossEntropy(), inputs, targets, None)
         steps = estimate.free.steps, None if estimate.nudged is None else estimate.nudged.steps
         return estimate.gradient, estimate.settled, steps
 
@@ -119,7 +127,7 @@ def scaling(repeats):
     for name, (batch, width, depth) in SCALING.items():
         net = network(jax.random.key(0), width, depth)
         task = pictures(batch)
-        run = compiled(ESTIMATOR.build(), net, *task)
+        run = compiled(RULE, net, *task)
         rows[name] = {
             "equilibrium propagation": seconds(run, repeats),
             "backpropagation": seconds(backpropagation(net, *task), repeats),
@@ -134,10 +142,10 @@ def memory(net, inputs, targets, steps):
     nudged = ep.BlockDescent(0.1, 1e-6, max_steps=steps)
     rules = {
         "equilibrium propagation": ep.EquilibriumPropagation(
-            ep.symmetric(ESTIMATOR.beta),
+            ep.symmetric(BETA),
             ep.BlockDescent(1e-3, 1e-4, max_steps=steps),
             nudged_solver=nudged,
-            chunk=CHUNK,
+            chunk=RULE.chunk,
         ),
         "BPTT": ep.BackpropagationThroughTime(ep.FixedPoint(1e-3, 1e-4), steps),
     }
@@ -151,7 +159,7 @@ def memory(net, inputs, targets, steps):
     return found
 
 
-def torch_step(net, inputs, targets, *, beta=ESTIMATOR.beta, free=60, nudged=15, by_hand=False):
+def torch_step(net, inputs, targets, *, beta=BETA, free=60, nudged=15, by_hand=False):
     """The same network in PyTorch's eager style: synchronous iterations, symmetric nudges, gradient of Phi.
 
     The drives are `torch.autograd`'s, of the scalar Phi, as code for papers has them; or written out `by_hand`, the

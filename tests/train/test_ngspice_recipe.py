@@ -94,7 +94,7 @@ def test_predictions_take_flowers_as_they_are_measured(tmp_path):
     config = load_config("iris-ngspice", ["epochs=1", "recipe.simulator=own"])
     run = continue_run(new_run(config, tmp_path)).run
     experiment = run.experiment()
-    prepared, _ = outputs_of(experiment.system, experiment.solver, experiment.test[0])
+    prepared, _ = outputs_of(experiment.system, experiment.propagate, experiment.test[0])
     np.testing.assert_allclose(run.predict(load("iris").test_inputs), prepared, atol=1e-12)
 
 

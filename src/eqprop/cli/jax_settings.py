@@ -1,5 +1,6 @@
 """JAX as the command line wants it: threads, compilation cache, precision."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -23,6 +24,11 @@ def set_up_jax(threads: int | None = None) -> None:
         os.sched_setaffinity(0, available[:threads])
     import jax
 
+    # Each processor is a device of its own, so that training may share a batch among them. Too late where JAX computes
+    # already.
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = cache_folder()
         try:

@@ -13,6 +13,8 @@ Source:
     A. Laborieux et al., Scaling equilibrium propagation to deep ConvNets, 2021 (as a baseline).
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -37,6 +39,8 @@ class BackpropagationThroughTime(Estimator):
         steps: Steps from the initial state to the state that is judged. None for a run, which is as long as it is.
         truncation: How many of the last steps are differentiated; all, and the initial state, by default.
     """
+
+    only_settled: ClassVar[bool] = False
 
     solver: Solver
     steps: int | None = None

@@ -6,6 +6,7 @@ one reverse pass for the whole batch, never a gradient per example.
 
 import abc
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -64,6 +65,9 @@ class Estimator(eqx.Module):
     solver: eqx.AbstractVar[Solver]
     """What settles the free phases."""
 
+    only_settled: ClassVar[bool] = True
+    """Whether examples that did not settle are left out of value and gradient."""
+
     def __call__(
         self,
         system: System,
@@ -105,6 +109,16 @@ class Estimator(eqx.Module):
         key: PRNGKeyArray | None,
     ) -> Estimate:
         """What `__call__` does, on a batch of JAX arrays that has been checked."""
+
+    def free_phase(
+        self,
+        system: System,
+        inputs: PyTree,
+        start: PyTree | None,
+        keys: Key[Array, " batch"] | UInt32[Array, "batch word"] | None,
+    ) -> AbstractEquilibrium:
+        """The free equilibria of a batch, settled as for an estimate."""
+        return free_phase(system, self.solver, inputs, start, keys)
 
 
 def map_batch(fn: Callable, solver: Solver, chunk: int | None = None) -> Callable:

@@ -76,6 +76,9 @@ class EquilibriumPropagation(Estimator):
         with jax.numpy_dtype_promotion("standard"):
             return run(self, system, cost, inputs, targets, start, key)
 
+    def free_phase(self, system, inputs, start, keys):
+        return free_phase(system, self.solver, inputs, start, keys, self.chunk)
+
     def scaled(self, factor: float) -> "EquilibriumPropagation":
         """The same estimator at `factor` times the nudging strength."""
         return EquilibriumPropagation(
@@ -92,7 +95,7 @@ def _estimate(propagate, system, cost, inputs, targets, start, key):
     if propagate.solver.stochastic and stencil.starts_free:
         # The node at zero is sampled anew, with the noise of the other legs: most of it then cancels.
         stencil = Stencil(stencil.nodes, stencil.weights, stencil.order)
-    free = free_phase(system, propagate.solver, inputs, start, keys, propagate.chunk)
+    free = propagate.free_phase(system, inputs, start, keys)
     nudged = _nudged_phases(propagate, stencil, system, cost, inputs, targets, free, keys)
 
     # Only the physics of a host solver is out of JAX's hands: what is made of it is compiled all the same.

@@ -33,10 +33,8 @@ class Augmented(Estimator):
         """What settles free phases."""
         return self.propagate.solver
 
-    @property
-    def chunk(self) -> int | None:
-        """How many examples settle together; None for all of a batch."""
-        return getattr(self.propagate, "chunk", None)
+    def free_phase(self, system, inputs, start, keys):
+        return self.propagate.free_phase(system, inputs, start, keys)
 
     def estimate(self, system, cost, inputs, targets, start, key):
         if key is None:

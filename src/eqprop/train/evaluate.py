@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, PRNGKeyArray, PyTree
 
-from eqprop.gradient.estimate import free_phase
-from eqprop.settle.base import Solver
+from eqprop.gradient.estimate import Estimator, batch_size
 from eqprop.system import System
 from eqprop.train.experiment import Experiment
+from eqprop.train.parallel import free_phase_shared
 
 __all__ = ["Evaluation", "evaluate", "outputs_of"]
 
@@ -45,8 +45,7 @@ def evaluate(
     judge = _judge_on_host if experiment.host else _judge_compiled
     for index, ((inputs, targets), count) in enumerate(_batches(data, batch_size)):
         own_key = None if key is None else jax.random.fold_in(key, index)
-        solver, chunk = experiment.solver, experiment.chunk
-        results = judge(system, experiment.cost, solver, experiment.wrong, inputs, targets, own_key, chunk)
+        results = judge(_still(experiment), system, inputs, targets, own_key)
         for kept, result in zip((costs, wrong, settled), results, strict=True):
             kept.append(np.asarray(result)[:count])
     cost, error, good = (np.concatenate(parts) for parts in (costs, wrong, settled))
@@ -56,7 +55,7 @@ def evaluate(
 
 def outputs_of(
     system: System,
-    solver: Solver,
+    propagate: Estimator,
     inputs: PyTree,
     *,
     key: PRNGKeyArray | None = None,
@@ -66,25 +65,29 @@ def outputs_of(
 
     Args:
         system: The system.
-        solver: Settles the free phases.
+        propagate: Settles the free phases.
         inputs: Leading axis the example.
         key: For physics that is random.
         batch_size: Examples settled together.
     """
-    read = _read_on_host if solver.host else _read_compiled
+    read = _read_on_host if propagate.solver.host else _read_compiled
     parts, settled = [], []
     for index, (batch, count) in enumerate(_batches(inputs, batch_size)):
         own_key = None if key is None else jax.random.fold_in(key, index)
-        output, good = read(system, solver, batch, own_key)
+        output, good = read(propagate, system, batch, own_key)
         parts.append(jax.tree.map(lambda leaf, n=count: np.asarray(leaf)[:n], output))
         settled.append(np.asarray(good)[:count])
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), np.concatenate(settled)
 
 
-def _free(system, solver, inputs, key, chunk=None):
-    count = jax.tree.leaves(inputs)[0].shape[0]
-    keys = None if key is None else jax.random.split(key, count)
-    return free_phase(system, solver, inputs, None, keys, chunk)
+def _still(experiment):
+    """What of an experiment judging needs."""
+    return experiment.propagate, experiment.devices, experiment.cost, experiment.wrong
+
+
+def _free(propagate, devices, system, inputs, key):
+    keys = None if key is None else jax.random.split(key, batch_size(inputs))
+    return free_phase_shared(propagate, devices, system, inputs, keys)
 
 
 def _outputs(system, free):
@@ -103,22 +106,24 @@ _judged_compiled = eqx.filter_jit(_judged)
 
 
 # Of a host solver only the physics is out of JAX's hands: what is made of it is compiled all the same.
-def _read_on_host(system, solver, inputs, key):
-    return _outputs_compiled(system, _free(system, solver, inputs, key))
+def _read_on_host(propagate, system, inputs, key):
+    return _outputs_compiled(system, _free(propagate, 1, system, inputs, key))
 
 
-def _judge_on_host(system, cost, solver, wrong, inputs, targets, key, chunk):
-    return _judged_compiled(system, cost, wrong, targets, _free(system, solver, inputs, key, chunk))
-
-
-@eqx.filter_jit
-def _read_compiled(system, solver, inputs, key):
-    return _outputs(system, _free(system, solver, inputs, key))
+def _judge_on_host(still, system, inputs, targets, key):
+    propagate, _, cost, wrong = still
+    return _judged_compiled(system, cost, wrong, targets, _free(propagate, 1, system, inputs, key))
 
 
 @eqx.filter_jit
-def _judge_compiled(system, cost, solver, wrong, inputs, targets, key, chunk):
-    return _judged(system, cost, wrong, targets, _free(system, solver, inputs, key, chunk))
+def _read_compiled(propagate, system, inputs, key):
+    return _outputs(system, _free(propagate, 1, system, inputs, key))
+
+
+@eqx.filter_jit
+def _judge_compiled(still, system, inputs, targets, key):
+    propagate, devices, cost, wrong = still
+    return _judged(system, cost, wrong, targets, _free(propagate, devices, system, inputs, key))
 
 
 def _batches(data, size):

@@ -37,6 +37,14 @@ class Experiment(eqx.Module):
     prepare: Callable[[PyTree], PyTree] | None = None
     """What is done to inputs as the data has them before the system sees them, in `train` and `test` done already. None
     where that is nothing."""
+    devices: int = eqx.field(static=True, default=1)
+    """How many of JAX's devices may share a batch."""
+
+    def __check_init__(self):
+        if self.devices < 1 or (self.devices > 1 and self.host):
+            raise ValueError(
+                f"`devices` must be at least 1, and 1 for a system outside JAX, which is one; got {self.devices}."
+            )
 
     @property
     def solver(self) -> Solver:
@@ -47,11 +55,6 @@ class Experiment(eqx.Module):
     def host(self) -> bool:
         """Whether the system lives outside JAX (a bench, a simulator process), so that nothing may be traced."""
         return self.solver.host
-
-    @property
-    def chunk(self) -> int | None:
-        """How many examples settle together; None for all of a batch."""
-        return getattr(self.propagate, "chunk", None)
 
     @property
     def resident(self) -> bool:
@@ -73,6 +76,7 @@ def classification(
     *,
     one_hot: bool,
     flatten: bool = True,
+    devices: int = 1,
 ) -> Experiment:
     """The experiment of classifying the configured data.
 
@@ -83,6 +87,7 @@ def classification(
         propagate: The estimator.
         one_hot: Whether the cost takes one-hot targets (squared error), or class numbers (cross-entropy).
         flatten: Whether an example's inputs are one vector.
+        devices: How many of JAX's devices may share a batch.
     """
     data = load_data(config)
     dtype = jnp.zeros(()).dtype
@@ -102,6 +107,7 @@ def classification(
         train=train,
         test=pair(data.test_inputs, data.test_targets),
         wrong=wrong_class,
+        devices=devices,
     )
 
 

@@ -21,6 +21,7 @@ from eqprop.system import System
 from eqprop.train.evaluate import evaluate
 from eqprop.train.experiment import Experiment, example_of
 from eqprop.train.measure import FAILURES, epoch_metrics, no_sums, reads_units, saturation, sums_of
+from eqprop.train.parallel import estimate_shared, on_all, on_first
 
 __all__ = ["Fitted", "Moment", "TrainState", "TrainingError", "fit", "start", "training"]
 
@@ -106,7 +107,7 @@ def fit(
             watch(moment)
         if moment.metrics is not None:
             metrics.append(moment.metrics)
-    return Fitted(state.system, metrics)
+    return Fitted(state.system if experiment.devices == 1 else on_first(state.system), metrics)
 
 
 def start(experiment: Experiment, key: PRNGKeyArray) -> TrainState:
@@ -148,6 +149,9 @@ def training(
     watched = reads_units(state.system, example_of(experiment)[0])
     # The compiled loop reuses the memory of the state it is given: give it a copy, the caller keeps his.
     state = jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, state)
+    state = on_all(state, experiment.devices)
+    if experiment.resident:
+        experiment = eqx.tree_at(lambda e: e.train, experiment, on_all(experiment.train, experiment.devices))
     while int(state.epoch) < epochs:
         epoch, began = int(state.epoch), time.perf_counter()
         judge = _Judge(state, max_unsettled)
@@ -232,7 +236,7 @@ def _epoch_of_batches(experiment, state, key, watched):
 
 def _still(experiment):
     """What of an experiment a step needs and does not change."""
-    return experiment.cost, experiment.propagate, experiment.optimiser, experiment.wrong
+    return experiment.cost, experiment.propagate, experiment.devices, experiment.optimiser, experiment.wrong
 
 
 @jax.jit(static_argnums=2)
@@ -259,9 +263,9 @@ def _chunk(fixed, state):
 
 def _step(still, key, watched, state, inputs, targets):
     """One estimate and one update."""
-    cost, propagate, optimiser, wrong = still
+    cost, propagate, devices, optimiser, wrong = still
     own_key = jax.random.fold_in(jax.random.fold_in(key, state.epoch), state.step)
-    estimate = propagate(state.system, cost, inputs, targets, key=own_key)
+    estimate = estimate_shared(propagate, devices, state.system, cost, inputs, targets, own_key)
     # Only the physics of a host solver is out of JAX's hands: the update is compiled all the same.
     update = _updated_compiled if propagate.solver.host else _updated
     return update(optimiser, wrong, watched, state, estimate, targets)

@@ -104,7 +104,7 @@ class Run:
         if experiment.prepare is not None:
             fitted = experiment.prepare(fitted)
         key = jax.random.fold_in(self.config.training_key(), 1)
-        outputs, settled = outputs_of(experiment.system, experiment.solver, fitted, key=key)
+        outputs, settled = outputs_of(experiment.system, experiment.propagate, fitted, key=key)
         if not settled.all():
             raise RuntimeError(
                 f"{int((~settled).sum())} of {settled.size} examples did not settle, first example "

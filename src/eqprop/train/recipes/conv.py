@@ -6,6 +6,7 @@ import jax
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from eqprop.cost import CrossEntropy, SquaredError
+from eqprop.gradient.propagation import EquilibriumPropagation
 from eqprop.substrates.activation import HalfHardSigmoid, HardSigmoid, Linear, Logistic, Tanh
 from eqprop.substrates.conv_hopfield import Conv, ConvHopfield
 from eqprop.substrates.convolution import MaxPooling, MeanPooling
@@ -80,6 +81,8 @@ class ConvRecipe(Recipe):
     estimator: EstimatorSettings = EstimatorSettings(beta=0.2)
     through_time: ThroughTimeSettings | None = None
     """Train by backpropagation through time instead; the solver of `estimator` makes the steps."""
+    devices: PositiveInt | None = None
+    """How many processors or accelerators share a batch; all by default."""
 
     def build(self, config, key):
         """The experiment."""
@@ -100,13 +103,18 @@ class ConvRecipe(Recipe):
             deviation=self.deviation,
         )
         cost = CrossEntropy() if softmax else SquaredError()
+        propagate = self.rule() if self.through_time is None else self.through_time.build(self.estimator)
+        if self.shift or self.mirror:
+            propagate = Augmented(propagate, self.shift, self.mirror)
+        devices = jax.device_count() if self.devices is None else self.devices
+        return classification(config, system, cost, propagate, one_hot=not softmax, flatten=False, devices=devices)
+
+    def rule(self) -> EquilibriumPropagation:
+        """The estimator; on a processor, few images settle together."""
         estimator = self.estimator
         if estimator.chunk is None and jax.default_backend() == "cpu":
             estimator = estimator.model_copy(update={"chunk": CHUNK})
-        propagate = estimator.build() if self.through_time is None else self.through_time.build(estimator)
-        if self.shift or self.mirror:
-            propagate = Augmented(propagate, self.shift, self.mirror)
-        return classification(config, system, cost, propagate, one_hot=not softmax, flatten=False)
+        return estimator.build()
 
 
 def _image(shape):

@@ -108,7 +108,8 @@ class Study:
         Raises:
             LeftOut: if the experiment is no classification.
         """
-        experiment, solver = self.experiment, self.solver()
+        self.solver()
+        experiment, propagate = self.experiment, self.experiment.propagate
         if experiment.wrong is None or experiment.test is None:
             raise LeftOut("nothing is classified, or there are no test examples")
         inputs, _ = experiment.test
@@ -120,7 +121,7 @@ class Study:
         key = jax.random.fold_in(self.config.training_key(), 1)
         while done < total and (not done or time.monotonic() - began < JUDGING_SECONDS):
             part = jax.tree.map(lambda leaf, at=done: leaf[at : at + JUDGED_TOGETHER], inputs)
-            output, good = outputs_of(experiment.system, solver, part, key=key, batch_size=JUDGED_TOGETHER)
+            output, good = outputs_of(experiment.system, propagate, part, key=key, batch_size=JUDGED_TOGETHER)
             if not isinstance(output, np.ndarray) or output.ndim != 2 or output.shape[1] != self.data.classes:
                 raise LeftOut("outputs are not one number for each class")
             scores.append(output)
