@@ -12,7 +12,7 @@ from eqprop.gradient.gdu import compare_updates, plot_updates
 from eqprop.settle.base import state_gradient
 from eqprop.settle.outside import OutsideNudge
 from eqprop.substrates.conv_hopfield import Conv, ConvHopfield
-from eqprop.substrates.convolution import MaxPooling
+from eqprop.substrates.convolution import MaxPooling, MeanPooling
 from eqprop.train.data import load
 
 
@@ -208,15 +208,18 @@ def test_nudging_outside_the_activation_leaves_an_error_that_does_not_vanish(get
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["perceptron", "convolutional"])
+@pytest.mark.parametrize("case", ["perceptron", "convolutional", "smooth convolutional"])
 def test_the_literatures_networks(case):
-    # 784-512-10 of hyperbolic tangents, and 5x5-32, pool, 5x5-64, pool, 10 of hard sigmoids; squared error, digits.
+    # 784-512-10 of hyperbolic tangents, and 5x5-32, pool, 5x5-64, pool, 10: of hard sigmoids and maxima as in the
+    # literature, of hyperbolic tangents and means; squared error, digits.
     key = jax.random.key(0)
     if case == "perceptron":
         network, shape = ep.LayeredHopfield([784, 512, 10], key=key, activation=ep.Tanh(), gain=1.0), (784,)
     else:
-        layers = [Conv(32, 5, pooling=MaxPooling(2)), Conv(64, 5, pooling=MaxPooling(2))]
-        network, shape = ConvHopfield((28, 28, 1), layers, 10, key=key, softmax=False, gain=1.0), (28, 28, 1)
+        hard = case == "convolutional"
+        activation, pooling = (ep.HardSigmoid(), MaxPooling(2)) if hard else (ep.Tanh(), MeanPooling(2))
+        layers, shape = [Conv(32, 5, pooling=pooling), Conv(64, 5, pooling=pooling)], (28, 28, 1)
+        network = ConvHopfield(shape, layers, 10, key=key, activation=activation, softmax=False, gain=1.0)
     data = load("digits")
     pictures = jax.image.resize(jnp.asarray(data.train_inputs[:2], float), (2, 28, 28), "linear")
     x, y = pictures.reshape(2, *shape), jnp.eye(10)[data.train_targets[:2]]
@@ -230,8 +233,8 @@ def test_the_literatures_networks(case):
     assert weak.relative_rms < 1e-3
     assert weak.relative_error < 1e-3
     assert two.relative_error < 0.5 * one.relative_error
-    # Step by step, where units meet their bounds at different strengths, the convolutional network has 0.515.
-    assert two.relative_rms < (0.5 if case == "perceptron" else 0.53) * one.relative_rms
+    # A kink is no curvature, and does not cancel between the signs: entry by entry the maxima leave 0.515.
+    assert two.relative_rms < (0.53 if case == "convolutional" else 0.2) * one.relative_rms
     assert two.sign_agreement > 0.95
 
 
