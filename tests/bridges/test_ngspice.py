@@ -30,7 +30,7 @@ EXACT = GraphNewton(rtol=1e-9, atol=1e-10)
 
 # A1: 50 nets from 10 to 500 free nodes; all but a few of the small ones are slow.
 SIZES = [10] * 15 + [20] * 10 + [30] * 8 + [50] * 6 + [80] * 4 + [120] * 3 + [250] * 2 + [500] * 2
-FAST = {0, 15, 33}
+FAST = {0, 33}
 NETS = [pytest.param(n, k, marks=() if k in FAST else pytest.mark.slow, id=f"{n}-{k}") for k, n in enumerate(SIZES)]
 
 

@@ -49,6 +49,9 @@ PICTURES = {
     "xor_circuit": xor_circuit,
 }
 
+SLOW = {"boltzmann"}
+"""What they do is tested elsewhere, on less."""
+
 
 @pytest.fixture
 def as_a_user():
@@ -71,7 +74,9 @@ def test_every_example_is_run_here():
 
 
 @pytest.mark.usefixtures("as_a_user")
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PICTURES]
+)
 def test_an_example_draws_its_picture_and_reaches_its_figure(name, tmp_path):
     found = load(name).main(tmp_path)
     assert PICTURES[name](found), found

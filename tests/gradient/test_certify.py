@@ -35,7 +35,7 @@ def graph_network():
 
 @pytest.mark.parametrize(
     "case",
-    [lambda: (SMOOTH, X, Y), spring_network, flow_network, graph_network],
+    [lambda: (SMOOTH, X, Y), spring_network, flow_network, pytest.param(graph_network, marks=pytest.mark.slow)],
     ids=["layered", "springs", "flow", "graph"],
 )
 def test_certificates_are_given_on_every_system(case):

@@ -75,8 +75,8 @@ def test_eight_steps_of_a_weakly_nudged_transient_are_the_gradients_at_the_bar(g
     ("activation", "nudge"),
     [
         (ep.Tanh(), ep.CostNudged),
-        (ep.Logistic(), ep.Forced),
-        (ep.HardSigmoid(), ep.CostNudged),
+        pytest.param(ep.Logistic(), ep.Forced, marks=pytest.mark.slow),
+        pytest.param(ep.HardSigmoid(), ep.CostNudged, marks=pytest.mark.slow),
         (ep.HalfHardSigmoid(), ep.Forced),
     ],
 )

@@ -15,7 +15,7 @@ COST, NEWTON = ep.SquaredError(), ep.Newton(rtol=1e-13, atol=1e-14)
     "activations",
     [
         pytest.param({"activation": ep.Logistic()}, marks=pytest.mark.slow),
-        {"output": ep.HardSigmoid()},
+        pytest.param({"output": ep.HardSigmoid()}, marks=pytest.mark.slow),
         {"skips": [(0, 2), (1, 3)]},
     ],
 )

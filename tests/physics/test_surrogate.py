@@ -52,7 +52,7 @@ def action():
     )
 
 
-@pytest.mark.parametrize("problem", [static, action])
+@pytest.mark.parametrize("problem", [static, pytest.param(action, marks=pytest.mark.slow)])
 def test_the_symmetric_estimate_at_a_large_beta_is_the_gradient_of_its_surrogate(problem):
     system, cost, inputs, targets, solver = problem()
     beta = 0.4

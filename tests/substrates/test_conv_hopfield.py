@@ -86,7 +86,7 @@ def test_a_plain_sweep_never_raises_the_energy(pooling, getkey):
         {"pooling": MaxPooling(2)},
         {"pooling": MeanPooling(2), "activation": ep.Tanh(), "dense": [5]},
         {"pooling": None, "skips": [(0, 2, Conv(4, (2, 3), stride=(1, 2)))]},
-        {"pooling": MaxPooling(3, 1), "softmax": False, "dense": [4]},
+        pytest.param({"pooling": MaxPooling(3, 1), "softmax": False, "dense": [4]}, marks=pytest.mark.slow),
     ],
 )
 def test_the_gradient_is_the_true_one(options, getkey):

@@ -84,8 +84,10 @@ def test_the_hamiltonian_is_that_of_kronecker_products(kind):
         assert float(read) == pytest.approx((psi @ matrix(string) @ psi).real, abs=1e-14)
 
 
-@pytest.mark.parametrize("level", [0, 2])
-@pytest.mark.parametrize("nudge", [ep.Forced, ep.CostNudged])
+@pytest.mark.parametrize(
+    ("nudge", "level"),
+    [(ep.Forced, 0), pytest.param(ep.Forced, 2, marks=pytest.mark.slow), (ep.CostNudged, 0), (ep.CostNudged, 2)],
+)
 def test_eight_spins_at_second_order(level, nudge):
     # Check 10: transverse-field Ising, symmetric nudges of a nonlinear cost of expectation values.
     system = ising(5 if nudge is ep.CostNudged else 8)
@@ -233,7 +235,7 @@ def test_a_thermal_state_becomes_the_ground_state_when_cold():
     np.testing.assert_allclose(system.output(cold.state), system.output(ground.state), atol=1e-12)
 
 
-@pytest.mark.parametrize("solver", [ep.DenseEigen(), ep.Lanczos()])
+@pytest.mark.parametrize("solver", [ep.DenseEigen(), pytest.param(ep.Lanczos(), marks=pytest.mark.slow)])
 def test_a_degenerate_ground_state_is_refused(solver):
     # Two spins up or two spins down cost the same without a field.
     pair = PauliHamiltonian(3, [["ZZI"], ["IZZ"]], jnp.asarray([-1.0, -1.0]), ["ZII"])

@@ -97,7 +97,9 @@ def test_other_systems_are_refused():
     [
         (LCLadder(4, step=0.1, window=Pooled(2)), (1, 40)),
         (LearnedPotential(2, 5, key=jax.random.key(1), position=jnp.array([1.0, -0.5]), window=Pooled(2)), (1, 40, 2)),
-        (RecurrentHamiltonian(1, 6, 2, key=jax.random.key(2), window=Pooled(2)), (1, 40)),
+        pytest.param(
+            RecurrentHamiltonian(1, 6, 2, key=jax.random.key(2), window=Pooled(2)), (1, 40), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_ready_systems_pass(system, inputs):

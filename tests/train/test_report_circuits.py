@@ -19,7 +19,7 @@ from eqprop.train.run import Run, continue_run, new_run
 TITLES = ["The circuit", "Node voltages, free and nudged", "Power and Kirchhoff's law"]
 
 
-def sections_of(preset, overrides, folder):
+def trained(preset, overrides, folder):
     config = load_config(preset, overrides)
     path = new_run(config, folder)
     experiment = config.build()
@@ -28,20 +28,23 @@ def sections_of(preset, overrides, folder):
     finally:
         if experiment.solver.host:
             experiment.solver.bench.close()
-    run = Run(path)
+    return Run(path)
+
+
+def sections_of(run):
     made = run.config.recipe.report_sections(run)
     assert [section.title for section in made] == TITLES
     for section in made:
         for picture in section.pictures:
             ET.fromstring(picture.markup)
-    return run, made
+    return made
 
 
 def test_a_circuit_of_ngspice_is_drawn_and_accounted_for_without_it(tmp_path):
     # Another circuit is in the simulator of this process: a report must not need it.
-    run, _ = sections_of("xor-ngspice", ["epochs=1"], tmp_path)
+    run = trained("xor-ngspice", ["epochs=1"], tmp_path)
     with SharedNgspice("t\nV1 1 0 1\nR1 1 0 1k\n.end"):
-        circuit, voltages, power = run.config.recipe.report_sections(run)
+        circuit, voltages, power = sections_of(run)
         assert run.experiment().system is not None
     assert "10 free nodes; 6 voltage sources, 68 resistors, 8 SPICE diodes" in circuit.text
     drawn = circuit.pictures[0].markup
@@ -73,7 +76,8 @@ def test_what_a_report_tells_are_the_operating_points():
 
 def test_a_deep_resistive_network_has_its_own_sections(tmp_path):
     overrides = ["data.name=digits", "recipe.hidden=[6]", "epochs=1", "precision=float64", "data.train_examples=40"]
-    run, (circuit, voltages, power) = sections_of("drn-xs", [*overrides, "data.test_examples=20"], tmp_path)
+    run = trained("drn-xs", [*overrides, "data.test_examples=20"], tmp_path)
+    circuit, voltages, power = sections_of(run)
     assert circuit.table[1][:3] == ("1", "128", "6")
     assert [row[0] for row in voltages.table[1:]] == [f"hidden 1 {k}" for k in range(6)] + [
         f"output {k}" for k in range(10)

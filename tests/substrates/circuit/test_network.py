@@ -48,7 +48,13 @@ def test_energy_is_half_the_power_of_a_resistive_circuit():
 
 
 @pytest.mark.parametrize(
-    "build", [layered, cascade, lambda: layered(device=ckt.IdealDiode()), lambda: layered(sources=True)]
+    "build",
+    [
+        pytest.param(layered, marks=pytest.mark.slow),
+        cascade,
+        lambda: layered(device=ckt.IdealDiode()),
+        lambda: layered(sources=True),
+    ],
 )
 def test_books_balance(build):
     network = build()

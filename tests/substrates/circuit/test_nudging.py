@@ -36,7 +36,7 @@ def problem():
     [
         (ep.one_sided, ep.Forced, 1, (0.01, 0.1), 3e-2),
         (ep.symmetric, ep.Forced, 2, (0.03, 0.3), 1e-6),
-        (ep.symmetric, ep.CostNudged, 2, (0.01, 0.1), 1e-3),
+        pytest.param(ep.symmetric, ep.CostNudged, 2, (0.01, 0.1), 1e-3, marks=pytest.mark.slow),
     ],
     ids=["one-sided current", "symmetric current", "symmetric conductance"],
 )

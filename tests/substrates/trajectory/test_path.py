@@ -126,7 +126,7 @@ def test_gradient_at_a_saddle_of_the_action_and_its_order():
 @pytest.mark.parametrize(
     ("ends", "nudge"),
     [
-        (Periodic(), CostNudged),
+        pytest.param(Periodic(), CostNudged, marks=pytest.mark.slow),
         (NaturalEnds(first=[0.1, 0.2, 0.3], end_energy=lambda q: 0.5 * jnp.sum(q**2)), Forced),
         pytest.param(NaturalEnds(), CostNudged, marks=pytest.mark.slow),
         pytest.param(FixedEnds([0.6, -0.4, 0.3], [-0.5, 0.2, 0.7]), Forced, marks=pytest.mark.slow),
