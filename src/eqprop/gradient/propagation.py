@@ -234,9 +234,7 @@ def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged,
         # themselves may not.
         change = jax.tree.map(_half_apart, nudged.state)
         floor = jnp.maximum(floor, jnp.max(nudged.residual, axis=0))
-    feeling = good & (forces > 0)
-
-    displacement = jax.vmap(rms)(change)
+    feeling, displacement = good & (forces > 0), jax.vmap(rms)(change)
 
     def typical(values):
         return jnp.sqrt(jnp.sum(jnp.where(feeling, values**2, 0)))
@@ -257,7 +255,8 @@ def _nudge_lost(propagate, stencil, system, cost, inputs, targets, free, nudged,
 def _half_apart(legs):
     """Half the difference of the last and the first; by a sum over all, because slices of states would be copied."""
     weights = np.zeros(legs.shape[0])
-    weights[0], weights[-1] = -0.5, 0.5
+    weights[0] -= 0.5
+    weights[-1] += 0.5
     return jnp.tensordot(jnp.asarray(weights, legs.dtype), legs, 1)
 
 
