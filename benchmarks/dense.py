@@ -31,7 +31,8 @@ def estimator(hidden: int) -> ep.EquilibriumPropagation:
     A trained network's errors are small: so is the nudge then, and what the free phase left undone must be smaller.
     """
     free = ep.BlockDescent(rtol={1: 3e-2, 2: 3e-3, 3: 1e-3}[hidden], atol=1e-6)
-    return ep.EquilibriumPropagation(ep.symmetric(0.1), free, nudged_solver=ep.BlockDescent(rtol=0.2))
+    nudged = ep.BlockDescent(rtol={1: 0.2, 2: 0.1, 3: 0.1}[hidden])
+    return ep.EquilibriumPropagation(ep.symmetric(0.1), free, nudged_solver=nudged)
 
 
 def exact() -> ep.EquilibriumPropagation:

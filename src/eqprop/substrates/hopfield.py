@@ -155,10 +155,11 @@ class LayeredHopfield(Hopfield):
 
     def coupling(self, state, inputs):
         layers = (_vector(inputs, self.weights[0].shape[0]), *state)
-        total = sum(jnp.dot(b, s) for b, s in zip(self.biases, state, strict=True))
+        total = sum(jnp.sum(b * s) for b, s in zip(self.biases, state, strict=True))
         for (i, j), weight in zip(self.connections, self.weights, strict=True):
-            # In this order the drive of the inputs does not depend on the state, and leaves the loop.
-            total = total + jnp.dot(jnp.dot(layers[i], weight), layers[j])
+            # In this order the drive of the inputs does not depend on the state, and leaves the loop. Sums of products,
+            # because many small `dot`s, one for each example and phase, are slow in the derivative.
+            total = total + jnp.sum(jnp.dot(layers[i], weight) * layers[j])
         return total
 
     def activations(self):
