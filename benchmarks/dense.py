@@ -31,7 +31,7 @@ def estimator(hidden: int) -> ep.EquilibriumPropagation:
     A trained network's errors are small: so is the nudge then, and what the free phase left undone must be smaller. In
     deep ones, more units meet a bound under a strong nudge.
     """
-    beta, free, nudged = {1: (0.1, 3e-2, 0.2), 2: (0.02, 1e-3, 0.2), 3: (0.05, 1e-3, 0.1)}[hidden]
+    beta, free, nudged = {1: (0.1, 3e-2, 0.2), 2: (0.02, 1e-3, 0.1), 3: (0.05, 1e-3, 0.1)}[hidden]
     solver = ep.BlockDescent(rtol=free, atol=1e-6)
     return ep.EquilibriumPropagation(ep.symmetric(beta), solver, nudged_solver=ep.BlockDescent(rtol=nudged))
 
