@@ -21,7 +21,7 @@ from _measure import memory as memory_of
 
 import eqprop as ep
 from eqprop.train.config import load_config
-from eqprop.train.parallel import estimate_shared, free_phase_shared, on_all
+from eqprop.train.parallel import devices_for, estimate_shared, free_phase_shared, on_all
 
 PROCESSORS = len(os.sched_getaffinity(0))
 jax.config.update("jax_num_cpu_devices", PROCESSORS)
@@ -63,7 +63,8 @@ def sweep_seconds(net, inputs, repeats):
     def settling(count):
         solver = ep.BlockDescent(rtol=0.0, atol=0.0, max_steps=count, relaxation=1.0)
         rule = ep.EquilibriumPropagation(ep.symmetric(BETA), solver, chunk=RULE.chunk)
-        run = jax.jit(lambda x: free_phase_shared(rule, PROCESSORS, net, x, None).state)
+        devices = devices_for(PROCESSORS, len(inputs))
+        run = jax.jit(lambda x: free_phase_shared(rule, devices, net, x, None).state)
         return seconds(lambda: run(inputs), repeats)
 
     return (settling(6) - settling(2)) / 4
@@ -108,12 +109,13 @@ def estimators(steps):
 def compiled(rule, net, inputs, targets):
     """One call of a rule as training makes it: within a compiled step."""
     parameters, rest = eqx.partition(net, eqx.is_inexact_array)
-    parameters, inputs, targets = on_all((parameters, inputs, targets), PROCESSORS)
+    devices = devices_for(PROCESSORS, len(targets))
+    parameters, inputs, targets = on_all((parameters, inputs, targets), devices)
 
     @jax.jit
     def step(parameters, inputs, targets):
         system = eqx.combine(parameters, rest)
-        estimate = estimate_shared(rule, PROCESSORS, system, ep.CrossEntropy(), inputs, targets, None)
+        estimate = estimate_shared(rule, devices, system, ep.CrossEntropy(), inputs, targets, None)
         steps = estimate.free.steps, None if estimate.nudged is None else estimate.nudged.steps
         return estimate.gradient, estimate.settled, steps
 

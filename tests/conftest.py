@@ -24,8 +24,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
-# A batch may be shared among devices; two are enough to see it.
-jax.config.update("jax_num_cpu_devices", 2)
+# A batch may be shared among devices; of three, not all divide it.
+jax.config.update("jax_num_cpu_devices", 3)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

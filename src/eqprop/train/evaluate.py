@@ -11,7 +11,7 @@ from jaxtyping import Bool, PRNGKeyArray, PyTree
 from eqprop.gradient.estimate import Estimator, batch_size
 from eqprop.system import System
 from eqprop.train.experiment import Experiment
-from eqprop.train.parallel import free_phase_shared
+from eqprop.train.parallel import devices_for, free_phase_shared
 
 __all__ = ["Evaluation", "evaluate", "outputs_of"]
 
@@ -43,9 +43,10 @@ def evaluate(
     """
     costs, wrong, settled = [], [], []
     judge = _judge_on_host if experiment.host else _judge_compiled
-    for index, ((inputs, targets), count) in enumerate(_batches(data, batch_size)):
+    still = _still(experiment)
+    for index, ((inputs, targets), count) in enumerate(_batches(data, batch_size, still[1])):
         own_key = None if key is None else jax.random.fold_in(key, index)
-        results = judge(_still(experiment), system, inputs, targets, own_key)
+        results = judge(still, system, inputs, targets, own_key)
         for kept, result in zip((costs, wrong, settled), results, strict=True):
             kept.append(np.asarray(result)[:count])
     cost, error, good = (np.concatenate(parts) for parts in (costs, wrong, settled))
@@ -82,7 +83,7 @@ def outputs_of(
 
 def _still(experiment):
     """What of an experiment judging needs."""
-    return experiment.propagate, experiment.devices, experiment.cost, experiment.wrong
+    return experiment.propagate, devices_for(experiment.devices, None), experiment.cost, experiment.wrong
 
 
 def _free(propagate, devices, system, inputs, key):
@@ -126,10 +127,10 @@ def _judge_compiled(still, system, inputs, targets, key):
     return _judged(system, cost, wrong, targets, _free(propagate, devices, system, inputs, key))
 
 
-def _batches(data, size):
-    """Batches of one size, the last filled up with its first example; with the number that counts."""
+def _batches(data, size, devices=1):
+    """Batches of one size that the devices divide, the last filled up with its first example; and what counts of it."""
     total = jax.tree.leaves(data)[0].shape[0]
-    size = min(size, total)
+    size = -(-min(size, total) // devices) * devices
     for begin in range(0, total, size):
         count = min(size, total - begin)
         rows = np.concatenate([np.arange(begin, begin + count), np.full(size - count, begin)])

@@ -5,6 +5,7 @@ fall between any two steps without another compilation and without changing a bi
 outside JAX, and iterables of batches, take the same step from a Python loop.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from eqprop.system import System
 from eqprop.train.evaluate import evaluate
 from eqprop.train.experiment import Experiment, example_of
 from eqprop.train.measure import FAILURES, epoch_metrics, no_sums, reads_units, saturation, sums_of
-from eqprop.train.parallel import estimate_shared, on_all, on_first
+from eqprop.train.parallel import devices_for, estimate_shared, on_all, on_first
 
 __all__ = ["Fitted", "Moment", "TrainState", "TrainingError", "fit", "start", "training"]
 
@@ -149,9 +150,10 @@ def training(
     watched = reads_units(state.system, example_of(experiment)[0])
     # The compiled loop reuses the memory of the state it is given: give it a copy, the caller keeps his.
     state = jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, state)
-    state = on_all(state, experiment.devices)
-    if experiment.resident:
-        experiment = eqx.tree_at(lambda e: e.train, experiment, on_all(experiment.train, experiment.devices))
+    # One set of devices for all that a program sees: chosen once, for the state, the data and every batch.
+    devices = devices_for(experiment.devices, batch_size if experiment.resident else None)
+    train = on_all(experiment.train, devices) if experiment.resident else experiment.train
+    state, experiment = on_all(state, devices), dataclasses.replace(experiment, train=train, devices=devices)
     while int(state.epoch) < epochs:
         epoch, began = int(state.epoch), time.perf_counter()
         judge = _Judge(state, max_unsettled)

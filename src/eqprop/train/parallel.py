@@ -20,7 +20,7 @@ from eqprop.equilibrium import AbstractEquilibrium
 from eqprop.gradient.estimate import Estimate, Estimator, batch_size
 from eqprop.system import System
 
-__all__ = ["estimate_shared", "free_phase_shared", "on_all", "on_first"]
+__all__ = ["devices_for", "estimate_shared", "free_phase_shared", "on_all", "on_first"]
 
 _AXIS = "batch"
 
@@ -34,7 +34,7 @@ def estimate_shared(
     targets: PyTree,
     key: PRNGKeyArray | None,
 ) -> Estimate:
-    """What `propagate` gives for a batch, shared among up to so many devices, as many as divide it equally.
+    """What `propagate` gives for a batch, shared among so many devices; each settles all of one they do not divide.
 
     What an estimator judges over a batch (whether a nudge is lost), it judges over each part.
     """
@@ -47,13 +47,12 @@ def estimate_shared(
         counted = estimate.settled if propagate.only_settled else jnp.ones_like(estimate.settled)
         return _averaged(estimate, jnp.sum(counted))
 
-    count = _shares(devices, inputs)
-    if count == 1:
+    if devices == 1 or batch_size(inputs) % devices:
         return propagate(system, cost, inputs, targets, key=key)
     averages, of_examples, nudged = Spec(), Spec(_AXIS), Spec(None, _AXIS)
     results = averages, averages, averages, of_examples, nudged
     value, gradient, error, (outputs, result, free, unmoved), nudged = _shared(
-        part, count, (propagate, system, cost, key), (inputs, targets), results
+        part, devices, (propagate, system, cost, key), (inputs, targets), results
     )
     return Estimate(value, gradient, outputs, result, free, nudged, error, unmoved)
 
@@ -61,36 +60,35 @@ def estimate_shared(
 def free_phase_shared(
     propagate: Estimator, devices: int, system: System, inputs: PyTree, keys: PyTree | None
 ) -> AbstractEquilibrium:
-    """The free equilibria of a batch, shared among up to so many devices, as many as divide it equally."""
+    """The free equilibria of a batch, shared among so many devices; each settles all of one they do not divide."""
 
     def part(whole, inputs, keys):
         propagate, system = whole
         return propagate.free_phase(system, inputs, None, keys)
 
-    count = _shares(devices, inputs)
-    if count == 1:
+    if devices == 1 or batch_size(inputs) % devices:
         return propagate.free_phase(system, inputs, None, keys)
-    return _shared(part, count, (propagate, system), (inputs, keys), Spec(_AXIS))
+    return _shared(part, devices, (propagate, system), (inputs, keys), Spec(_AXIS))
 
 
 def on_all(tree: PyTree, devices: int) -> PyTree:
-    """A tree with its arrays on each of up to so many devices, so that no step has to carry them there."""
-    count = min(devices, jax.device_count())
-    if count == 1:
-        return tree
-    everywhere = NamedSharding(_mesh(count), Spec())
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere) if eqx.is_array(leaf) else leaf, tree)
+    """A tree with its arrays on each of so many devices, so that no step has to carry them there."""
+    return tree if devices == 1 else _put(tree, NamedSharding(_mesh(devices), Spec()))
 
 
 def on_first(tree: PyTree) -> PyTree:
     """A tree with its arrays on the first device alone, where JAX computes by itself."""
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, jax.devices()[0]) if eqx.is_array(leaf) else leaf, tree)
+    return _put(tree, jax.devices()[0])
 
 
-def _shares(devices, inputs):
-    """The largest number of devices that share a batch equally."""
-    size = batch_size(inputs)
-    return next(n for n in range(min(devices, jax.device_count(), size), 0, -1) if size % n == 0)
+def devices_for(devices: int, size: int | None) -> int:
+    """As many of up to `devices` devices as there are, and divide batches of `size` (None: of any) equally."""
+    there = min(devices, jax.device_count())
+    return there if size is None else next(n for n in range(there, 0, -1) if size % n == 0)
+
+
+def _put(tree, where):
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, where) if eqx.is_array(leaf) else leaf, tree)
 
 
 def _mesh(count):
